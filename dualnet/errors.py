@@ -1,0 +1,13 @@
+"""Errors that a user can put right: one sentence each; cli/exit_codes.py has their numbers."""
+
+
+class UserError(Exception):
+    """A wrong flag, value or folder: what was expected, what was found, what to do."""
+
+
+class DataError(Exception):
+    """A data set that is missing, damaged or too small."""
+
+
+class Diverged(Exception):
+    """A loss or a message stopped being finite."""
