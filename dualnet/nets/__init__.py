@@ -1,0 +1,26 @@
+"""Networks by name: each an nn.Sequential of named layers, so that it can be cut anywhere."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from dualnet.config import choose
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# name -> "module:function", so that the names are known without importing torch.  Each function
+# takes (input_shape, classes).
+NETS = {
+    "caffenet": "dualnet.nets.caffenet:caffenet",
+    "caffenet-small": "dualnet.nets.caffenet:caffenet_small",
+}
+
+
+def build(name: str, input_shape: tuple[int, int, int], classes: int) -> "nn.Sequential":
+    """The network `name` for images [C, H, W] of `input_shape`, before its weights are drawn.
+
+    Raises UserError for an unknown name.
+    """
+    module, function = NETS[choose("network", name, NETS)].split(":")
+    net: nn.Sequential = getattr(importlib.import_module(module), function)(input_shape, classes)
+    return net
