@@ -1,0 +1,78 @@
+"""Losses at a boundary, as pure functions: how far net1's activation is from its target.
+
+x    [N, ...]  net1's activation (conv3), with gradient
+y    [N, ...]  its target, without gradient
+Norms are taken per sample over all axes but the first; the result is a scalar, the mean over N.
+All raise ValueError if the shapes differ: broadcasting would train on nonsense silently.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dualnet.errors import UserError
+
+BoundaryLoss = Callable[[Tensor, Tensor, str], Tensor]
+
+
+def squared_norm(x: Tensor) -> Tensor:
+    """|x_n|^2 of each sample, [N]."""
+    return x.flatten(1).square().sum(1)
+
+
+def euclidean(x: Tensor, y: Tensor, denominator: str = "constant") -> Tensor:
+    """E = 1/(2N) sum_n |x_n - y_n|^2        Dziwulski 2017, eq. 9.2; Caffe's EuclideanLoss
+
+    `denominator` has nothing to act on here.
+    """
+    return _squared_distance(x, y).mean() / 2
+
+
+def normalized_both(x: Tensor, y: Tensor, denominator: str = "constant") -> Tensor:
+    """E = 1/(2N) sum_n |x_n - y_n|^2 / sqrt(|x_n|^2 + |y_n|^2)        Dziwulski 2017, eq. 9.3
+
+    denominator  "constant": no gradient flows through the root; "exact": it does.  Raises
+                 UserError for "target", since both norms are meant.
+    """
+    if denominator == "target":
+        raise UserError("normalized_both divides by both norms and has no denominator 'target'; "
+                        "take constant or exact")
+    norm = (squared_norm(x) + squared_norm(y)).sqrt()
+    return _quotient(x, y, norm, denominator)
+
+
+def normalized(x: Tensor, y: Tensor, denominator: str = "constant") -> Tensor:
+    """E = 1/(2N) sum_n |x_n - y_n|^2 / |x_n|        Dziwulski 2017, eq. 9.4
+
+    denominator  "constant": |x_n| without its gradient; "exact": with it; "target": |y_n|, the
+                 reading under which the thesis' remark that it is a constant holds.
+    """
+    norm = (squared_norm(y) if denominator == "target" else squared_norm(x)).sqrt()
+    return _quotient(x, y, norm, denominator)
+
+
+def _quotient(x: Tensor, y: Tensor, norm: Tensor, denominator: str) -> Tensor:
+    if denominator != "exact":
+        norm = norm.detach()
+    return (_squared_distance(x, y) / norm).mean() / 2
+
+
+def _squared_distance(x: Tensor, y: Tensor) -> Tensor:
+    if x.shape != y.shape:
+        raise ValueError(f"boundary shapes differ: x {list(x.shape)}, y {list(y.shape)}")
+    return squared_norm(x - y)
+
+
+def relative_residual(x: Tensor, y: Tensor) -> float:
+    """|x - y| / |y| over the whole batch: how far the two copies of a layer disagree."""
+    return float(torch.linalg.vector_norm(x - y) / torch.linalg.vector_norm(y))
+
+
+def mean_norm(x: Tensor) -> float:
+    """Mean over samples of |x_n|."""
+    return float(squared_norm(x).sqrt().mean())
+
+
+BOUNDARY_LOSSES: dict[str, BoundaryLoss] = {
+    "euclidean": euclidean, "normalized_both": normalized_both, "normalized": normalized}

@@ -1,0 +1,62 @@
+"""The optimiser of one part of a net, from the settings that all methods share."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dualnet import caffe, schedules
+from dualnet.config import TrainConfig
+
+
+class Optimizer:
+    """SGD whose learning rate follows the schedule of the settings.
+
+    lr  learning rate at step 0; settings.lr is not read, since two parts may differ in it
+    """
+
+    def __init__(self, net: nn.Module, settings: TrainConfig, lr: float) -> None:
+        self._schedule = _schedule(settings, lr)
+        weights: list[nn.Parameter] = []
+        biases: list[nn.Parameter] = []
+        for name, parameter in net.named_parameters():
+            (biases if name.endswith("bias") else weights).append(parameter)
+        decay = settings.weight_decay
+        groups = [{"params": weights, "multiple": 1.0, "weight_decay": decay},
+                  {"params": biases, "multiple": settings.bias_lr,
+                   "weight_decay": decay * settings.bias_decay}]
+        sgd = caffe.SGD if settings.solver == "caffe" else torch.optim.SGD
+        self._sgd = sgd([group for group in groups if group["params"]], lr=lr,
+                        momentum=settings.momentum)
+
+    def lr(self, step: int) -> float:
+        """The learning rate of the weights at `step`."""
+        return self._schedule(step)
+
+    def zero_grad(self) -> None:
+        """Drop the gradients of the last iteration."""
+        self._sgd.zero_grad(set_to_none=True)
+
+    def step(self, step: int) -> None:
+        """Update the weights by the gradients they hold, at the rate of `step`."""
+        for group in self._sgd.param_groups:
+            group["lr"] = self._schedule(step) * group["multiple"]
+        self._sgd.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The momentum of every weight."""
+        return self._sgd.state_dict()
+
+
+def _schedule(settings: TrainConfig, lr: float) -> schedules.Schedule:
+    if settings.lr_schedule == "tail":
+        return schedules.tail(lr, settings.iterations)
+    if settings.lr_schedule == "step":
+        return schedules.step_decay(lr, factor=settings.lr_factor, every=settings.lr_step)
+    return schedules.constant(lr)
+
+
+def gradient_norm(net: nn.Module) -> float:
+    """Euclidean norm of all gradients of `net`; 0 where there are none."""
+    norms = [torch.linalg.vector_norm(p.grad) for p in net.parameters() if p.grad is not None]
+    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0

@@ -1,0 +1,56 @@
+"""Schedules: a value is a function of the step, a turn is an item of an iterator."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+Schedule = Callable[[int], float]
+
+TAIL = 0.3
+
+
+def constant(initial: float) -> Schedule:
+    """value(t) = initial"""
+    return lambda step: initial
+
+
+def tail(initial: float, iterations: int) -> Schedule:
+    """Constant, then linear towards 0 over the last 30 % of the iterations.
+
+        value(t) = initial * min(1, (T - t) / (0.3 T))        t = 0 .. T-1
+
+    >>> [round(tail(1.0, 10)(t), 3) for t in (0, 6, 7, 8, 9)]
+    [1.0, 1.0, 1.0, 0.667, 0.333]
+    """
+    return lambda step: initial * min(1.0, (iterations - step) / (TAIL * iterations))
+
+
+def step_decay(initial: float, *, factor: float, every: int) -> Schedule:
+    """value(t) = initial * factor ** floor(t / every)        Caffe's policy "step"
+
+    >>> [step_decay(0.8, factor=0.5, every=2)(t) for t in range(5)]
+    [0.8, 0.8, 0.4, 0.4, 0.2]
+    """
+    return lambda step: initial * factor ** (step // every)
+
+
+class Turn(NamedTuple):
+    """One iteration, and the roles that update their weights in it."""
+
+    step: int
+    updates: tuple[str, ...]
+
+
+def lockstep(iterations: int, *, start: int = 0) -> Iterator[Turn]:
+    """Both roles update in every iteration (Dziwulski 2017, figure 8.1).
+
+    # step   net1                     net2
+    # ----   ----------------------   ---------------------------
+    # t      forward, send pool2
+    #                                 forward, backward, send conv3'
+    #        backward, update         update
+    """
+    for step in range(start, iterations):
+        yield Turn(step, ("net1", "net2"))
+
+
+SCHEDULES = {"lockstep": lockstep}
