@@ -1,0 +1,191 @@
+"""Batches whose order, images and augmentation are pure functions of (seed, step)."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from dualnet import seeding
+from dualnet.data.dataset import Dataset
+from dualnet.errors import DataError, UserError
+
+MEANS = ("image", "channel", "none")
+
+# The mean is summed over this many images at a time, to spare the memory of equalised copies.
+_PART = 1_000
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to the pixels, in this order; the last two to training images only.
+
+    equalise   equalise the histogram of each channel of each image
+    bgr        planes in the order blue, green, red, as Caffe's tools store them
+    mean       subtract the training set's mean: "image" one per pixel and channel, [C, H, W],
+               "channel" one per channel, [C, 1, 1], "none" nothing
+    scale      factor on what is left
+    mirror     turn half of the training images left to right
+    crop       pad training images by this many zeros on each side, cut a window of the old size
+
+    Raises UserError for a value that means nothing.
+    """
+
+    mean: str = "image"
+    scale: float = 1 / 64
+    equalise: bool = False
+    bgr: bool = False
+    mirror: bool = False
+    crop: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mean not in MEANS:
+            raise UserError(f"mean should be one of {', '.join(MEANS)}, not '{self.mean}'")
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise UserError(f"scale should be a positive number, not {self.scale}")
+        if self.crop < 0:
+            raise UserError(f"crop should be 0 or a number of pixels, not {self.crop}")
+
+
+class Batches:
+    """Training batches by step and test batches by index, of one data set.
+
+    Every method gives the same arrays in any order of calls and in any process, because nothing
+    but the arguments of the constructor decides them; what is kept between calls only saves time.
+
+    Raises DataError if the training images do not fill one batch, UserError if there is nothing
+    to put in one.
+    """
+
+    def __init__(
+        self, dataset: Dataset, batch_size: int, seed: int, preprocessing: Preprocessing
+    ) -> None:
+        num_samples = len(dataset.train_images)
+        if batch_size < 1:
+            raise UserError(f"the batch size should be at least 1, not {batch_size}")
+        if batch_size > num_samples:
+            raise DataError(
+                f"batch larger than the data: {batch_size} images per batch, but '{dataset.name}' "
+                f"has {num_samples} training images; choose a smaller batch size"
+            )
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.preprocessing = preprocessing
+        self.num_samples = num_samples
+        self.num_test_samples = len(dataset.test_images)
+        self.steps_per_epoch = num_samples // batch_size
+        self.num_test_batches = math.ceil(self.num_test_samples / batch_size)
+        self._mean = self._training_mean()
+        self._epoch_order: tuple[int, np.ndarray] | None = None
+
+    def epoch(self, step: int) -> float:
+        """How many epochs are done before `step`, fractions included."""
+        return step / self.steps_per_epoch
+
+    def sample_ids(self, step: int) -> np.ndarray:
+        """Which training images are in the batch, int64 [B].
+
+        Each epoch has its own permutation of all of them; those left over after the last whole
+        batch are not used in that epoch.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._epoch_order is None or self._epoch_order[0] != epoch:
+            order = seeding.permutation(self.seed, "order", epoch, self.num_samples)
+            self._epoch_order = epoch, order
+        first = position * self.batch_size
+        ids: np.ndarray = self._epoch_order[1][first : first + self.batch_size].copy()
+        return ids
+
+    def labels(self, step: int) -> np.ndarray:
+        """The labels of the batch, int64 [B]."""
+        labels: np.ndarray = self.dataset.train_labels[self.sample_ids(step)]
+        return labels
+
+    def images(self, step: int) -> np.ndarray:
+        """The images of the batch, preprocessed and augmented, float32 [B, C, H, W]."""
+        images = self._preprocess(self.dataset.train_images[self.sample_ids(step)])
+        if self.preprocessing.mirror:
+            images = self._mirrored(images, step)
+        if self.preprocessing.crop:
+            images = self._cropped(images, step)
+        return images
+
+    def test_images(self, index: int) -> np.ndarray:
+        """Test images in the order of the file, preprocessed, float32 [b, C, H, W].
+
+        b is the batch size, or less in the last batch.
+        """
+        return self._preprocess(self.dataset.test_images[self._test_slice(index)])
+
+    def test_labels(self, index: int) -> np.ndarray:
+        """The labels of `test_images(index)`, int64 [b]."""
+        return self.dataset.test_labels[self._test_slice(index)]
+
+    def _test_slice(self, index: int) -> slice:
+        return slice(index * self.batch_size, (index + 1) * self.batch_size)
+
+    def _training_mean(self) -> np.ndarray | None:
+        """What is subtracted, float32 [C, H, W] or [C, 1, 1]."""
+        if self.preprocessing.mean == "none":
+            return None
+        _, height, width = self.dataset.input_shape
+        total, count = np.zeros(self.dataset.input_shape, np.int64), self.num_samples
+        # Sums of integers are exact: no part and no order of summation shows in the mean.
+        for first in range(0, self.num_samples, _PART):
+            part = self._as_stored(self.dataset.train_images[first : first + _PART])
+            total += part.sum(axis=0, dtype=np.uint32)
+        if self.preprocessing.mean == "channel":
+            total, count = total.sum(axis=(1, 2), keepdims=True), count * height * width
+        return (total / count).astype(np.float32)
+
+    def _as_stored(self, images: np.ndarray) -> np.ndarray:
+        """Still uint8 [N, C, H, W], equalised and in the wanted order of channels."""
+        if self.preprocessing.equalise:
+            images = equalised(images)
+        return images[:, ::-1] if self.preprocessing.bgr else images
+
+    def _preprocess(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, C, H, W] to float32, all but the augmentation."""
+        mean = np.float32(0) if self._mean is None else self._mean
+        stored = self._as_stored(images)
+        pixels: np.ndarray = np.subtract(stored, mean, dtype=np.float32, order="C")
+        pixels *= np.float32(self.preprocessing.scale)
+        return pixels
+
+    def _mirrored(self, images: np.ndarray, step: int) -> np.ndarray:
+        chosen = seeding.uniform(self.seed, "mirror", step, len(images)) < 0.5
+        images[chosen] = images[chosen][..., ::-1]
+        return images
+
+    def _cropped(self, images: np.ndarray, step: int) -> np.ndarray:
+        size, margin = len(images), self.preprocessing.crop
+        padded = np.pad(images, ((0, 0), (0, 0), (margin, margin), (margin, margin)))
+        windows = sliding_window_view(padded, images.shape[2:], axis=(2, 3))
+        places = 2 * margin + 1
+        rows = (seeding.uniform(self.seed, "crop/row", step, size) * places).astype(np.int64)
+        columns = (seeding.uniform(self.seed, "crop/column", step, size) * places).astype(np.int64)
+        return np.ascontiguousarray(windows[np.arange(size), :, rows, columns])
+
+
+def equalised(images: np.ndarray) -> np.ndarray:
+    """Equalise the histogram of each channel of each image, uint8 [N, C, H, W] to the same.
+
+        level(v) = round( (cdf(v) - cdf_min) / (n - cdf_min) * 255 )
+
+    where cdf(v) is how many of the channel's n pixels are at most v, and cdf_min its value at the
+    darkest pixel (Gonzalez and Woods, "Digital image processing", section 3.3, in the form that
+    sends the darkest pixel to 0).  A channel of a single level stays as it is.
+    """
+    num_pixels = images.shape[2] * images.shape[3]
+    planes = images.reshape(-1, num_pixels)
+    plane = np.arange(len(planes))[:, np.newaxis]
+    histogram = np.bincount((planes + 256 * plane).ravel(), minlength=256 * len(planes))
+    cdf = histogram.reshape(-1, 256).cumsum(axis=1)
+    cdf_min = np.take_along_axis(cdf, planes.min(axis=1, keepdims=True), axis=1)
+    # Levels darker than the darkest pixel would be negative; no pixel looks them up.
+    above = np.maximum(cdf - cdf_min, 0)
+    levels = np.rint(above * 255 / np.maximum(num_pixels - cdf_min, 1)).astype(np.uint8)
+    levels = np.where(cdf_min == num_pixels, np.arange(256, dtype=np.uint8), levels)
+    new_planes: np.ndarray = levels[plane, planes]
+    return new_planes.reshape(images.shape)

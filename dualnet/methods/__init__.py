@@ -1,0 +1,1 @@
+"""Training methods; they do not know each other."""

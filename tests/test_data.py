@@ -1,0 +1,489 @@
+"""CIFAR-10 is read without trusting it, and batches depend on nothing but (seed, step)."""
+
+import os
+import pickle
+import struct
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dualnet import data
+from dualnet.data import cifar10
+from dualnet.data.batches import Batches, Preprocessing, equalised
+from dualnet.data.dataset import Dataset
+from dualnet.errors import DataError, UserError
+
+CLASSES = [b"airplane", b"automobile", b"bird", b"cat", b"deer"]
+CLASSES += [b"dog", b"frog", b"horse", b"ship", b"truck"]
+PLAIN = Preprocessing(mean="none", scale=1.0)
+
+
+# Python 2 wrote the official files with byte strings that no pickler of Python 3 emits, so the
+# opcodes are spelled out.
+
+
+def py2_str(value: bytes) -> bytes:
+    if len(value) < 256:
+        return b"U" + bytes([len(value)]) + value
+    return b"T" + struct.pack("<i", len(value)) + value
+
+
+def py2_list(items: list[bytes]) -> bytes:
+    return b"](" + b"".join(items) + b"e"
+
+
+def py2_ints(values) -> bytes:
+    return py2_list([b"J" + struct.pack("<i", value) for value in values])
+
+
+def py2_dict(items: dict[bytes, bytes]) -> bytes:
+    entries = b"".join(py2_str(key) + value for key, value in items.items())
+    return b"\x80\x02}(" + entries + b"u."
+
+
+def py2_array(array: np.ndarray, code: bytes = b"u1") -> bytes:
+    shape = b"(" + b"".join(b"J" + struct.pack("<i", n) for n in array.shape) + b"t"
+    dtype = b"cnumpy\ndtype\n" + py2_str(code) + b"K\x00K\x01\x87R"
+    dtype += b"(K\x03" + py2_str(b"|") + b"NNN" + b"J\xff\xff\xff\xff" * 2 + b"K\x00tb"
+    empty = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
+    empty += py2_str(b"b") + b"\x87R"
+    return empty + b"(K\x01" + shape + dtype + b"\x89" + py2_str(array.tobytes()) + b"tb"
+
+
+def rows_of(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (20, 3072), dtype=np.uint8)
+
+
+def labels_of(number: int) -> list[int]:
+    return [(number + i) % 10 for i in range(20)]
+
+
+@pytest.fixture
+def official(tmp_path: Path) -> Path:
+    """A folder laid out as the official archive, with 20 images in each batch."""
+    batches = tmp_path / "cifar-10-batches-py"
+    batches.mkdir()
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    for number, name in enumerate(names):
+        (batches / name).write_bytes(
+            py2_dict(
+                {
+                    b"batch_label": py2_str(name.encode()),
+                    b"labels": py2_ints(labels_of(number)),
+                    b"data": py2_array(rows_of(number)),
+                }
+            )
+        )
+    meta = py2_dict({b"label_names": py2_list([py2_str(name) for name in CLASSES])})
+    (batches / "batches.meta").write_bytes(meta)
+    return tmp_path
+
+
+def refusal(folder: Path, name: str, content: bytes | None) -> str:
+    """What `load` says after the file `name` was replaced by `content`, or removed."""
+    path = folder / "cifar-10-batches-py" / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError) as refused:
+        cifar10.load(folder)
+    message = str(refused.value)
+    assert str(path) in message
+    assert "unpack" in message
+    assert "\n" not in message
+    return message
+
+
+def batch(labels: bytes, rows: bytes) -> bytes:
+    return py2_dict({b"labels": labels, b"data": rows})
+
+
+def test_official_files_load_in_the_order_of_the_batches(official):
+    dataset = cifar10.load(official)
+    assert dataset.name == "cifar10"
+    assert dataset.class_names == tuple(name.decode() for name in CLASSES)
+    assert (dataset.input_shape, dataset.num_classes) == ((3, 32, 32), 10)
+    assert dataset.train_images.shape == (100, 3, 32, 32)
+    assert dataset.train_labels.dtype == np.int64
+    assert dataset.train_labels.tolist() == [n for i in range(5) for n in labels_of(i)]
+    assert dataset.test_labels.tolist() == labels_of(5)
+    # Row 7 of batch 3, green plane (the second 1024 bytes), line 2, column 5.
+    assert dataset.train_images[47, 1, 2, 5] == rows_of(2)[7, 1024 + 2 * 32 + 5]
+    assert dataset.test_images[19, 2, 31, 31] == rows_of(5)[19, 3071]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_files_written_again_by_python_3_load(official, protocol, order):
+    batches = official / "cifar-10-batches-py"
+    rows = np.asarray(rows_of(9), order=order)
+    content = {"labels": labels_of(9), "data": rows}
+    (batches / "test_batch").write_bytes(pickle.dumps(content, protocol))
+    names = {"label_names": [name.decode() for name in CLASSES]}
+    (batches / "batches.meta").write_bytes(pickle.dumps(names, protocol))
+    dataset = cifar10.load(official)
+    assert dataset.class_names[9] == "truck"
+    np.testing.assert_array_equal(dataset.test_images.reshape(20, 3072), rows)
+
+
+def test_a_malicious_pickle_is_named_and_runs_nothing(official, tmp_path):
+    trace = tmp_path / "trace"
+
+    class Attack:
+        def __reduce__(self):
+            return os.system, (f"touch {trace}",)
+
+    attack = pickle.dumps({b"labels": labels_of(0), b"data": Attack()}, protocol=2)
+    message = refusal(official, "data_batch_2", attack)
+    assert f"{os.system.__module__}.system" in message
+    assert not trace.exists()
+    pickle.loads(attack)  # The attack itself is a live one.
+    assert trace.exists()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["cbuiltins\neval\n", "cnumpy\nload\n", "cnumpy.core.multiarray\nscalar\n", "cos\nenviron\n"],
+)
+def test_every_other_global_is_refused(official, source):
+    module, name = source[1:].split()
+    content = b"\x80\x02" + source.encode() + b"."
+    assert f"{module}.{name}" in refusal(official, "data_batch_1", content)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 100, 40_000, -1])
+def test_a_truncated_batch_is_refused(official, kept):
+    whole = (official / "cifar-10-batches-py" / "data_batch_4").read_bytes()
+    assert "not a whole pickle" in refusal(official, "data_batch_4", whole[:kept])
+
+
+GOOD_ROWS, GOOD_LABELS = py2_array(rows_of(0)), py2_ints(labels_of(0))
+WIDE = np.zeros((20, 3073), np.uint8)
+DAMAGED_BATCHES = {
+    "not a pickle": (b"<html>404 not found</html>", "not a whole pickle"),
+    "not a dictionary": (b"\x80\x02" + GOOD_LABELS + b".", "dictionary, found list"),
+    "no data": (py2_dict({b"labels": GOOD_LABELS}), "no entry 'data'"),
+    "no labels": (py2_dict({b"data": GOOD_ROWS}), "no entry 'labels'"),
+    "data is a list": (batch(GOOD_LABELS, GOOD_LABELS), "array, found list"),
+    "wrong width": (batch(GOOD_LABELS, py2_array(WIDE)), "found u1 (20, 3073)"),
+    "wrong rank": (batch(GOOD_LABELS, py2_array(np.zeros(3072, np.uint8))), "found u1 (3072,)"),
+    "wrong type": (batch(GOOD_LABELS, py2_array(rows_of(0), b"f4")), "found f4 (20, 3072)"),
+    "no images": (batch(py2_ints([]), py2_array(rows_of(0)[:0])), "found u1 (0, 3072)"),
+    "missing label": (batch(py2_ints([1] * 19), GOOD_ROWS), "20 images but 19 labels"),
+    "label 10": (batch(py2_ints([1] * 19 + [10]), GOOD_ROWS), "0..9, found 10"),
+    "label -1": (batch(py2_ints([-1] + [1] * 19), GOOD_ROWS), "0..9, found -1"),
+    "label is text": (batch(py2_list([py2_str(b"cat")] * 20), GOOD_ROWS), "list of integers"),
+    "too few bytes": (
+        batch(GOOD_LABELS, GOOD_ROWS.replace(struct.pack("<i", 20), struct.pack("<i", 21), 1)),
+        "64512 bytes, found 61440",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_BATCHES)
+def test_a_damaged_batch_is_refused_in_a_sentence(official, damage):
+    content, said = DAMAGED_BATCHES[damage]
+    assert said in refusal(official, "data_batch_3", content)
+
+
+def test_damaged_class_names_are_refused(official):
+    nine = py2_dict({b"label_names": py2_list([py2_str(name) for name in CLASSES[:9]])})
+    assert "10 names, found 9" in refusal(official, "batches.meta", nine)
+    numbers = py2_dict({b"label_names": py2_ints(range(10))})
+    assert "list of names" in refusal(official, "batches.meta", numbers)
+
+
+@pytest.mark.parametrize("name", ["data_batch_5", "test_batch", "batches.meta"])
+def test_a_missing_file_is_named(official, name):
+    assert "cannot be read" in refusal(official, name, None)
+
+
+def test_a_file_larger_than_any_batch_is_refused(official):
+    path = official / "cifar-10-batches-py" / "data_batch_1"
+    with open(path, "r+b") as file:
+        file.truncate(64 * 2**20 + 1)
+    with pytest.raises(DataError, match="larger than 64 MB"):
+        cifar10.load(official)
+
+
+def test_a_missing_folder_says_where_to_unpack(tmp_path):
+    with pytest.raises(DataError, match=f"unpack cifar-10-python.tar.gz into {tmp_path}"):
+        cifar10.load(tmp_path)
+
+
+def test_random_damage_never_ends_in_another_exception(official):
+    path = official / "cifar-10-batches-py" / "batches.meta"
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    num_refused = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in random.integers(0, len(whole), 3):
+            damaged[place] = random.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            cifar10.load(official)
+        except DataError:
+            num_refused += 1
+    assert num_refused > 100
+
+
+def test_verify_knows_an_official_file_from_another(official, monkeypatch):
+    (official / "cifar-10-batches-py" / "data_batch_2").write_bytes(b"abc")
+    (official / "cifar-10-batches-py" / "test_batch").unlink()
+    train = [f"data_batch_{i}" for i in range(1, 6)]
+    ours = dict.fromkeys([*train, "test_batch", "batches.meta"], False)
+    assert cifar10.verify(official) == ours
+    # MD5 of "abc" as RFC 1321 prints it.
+    monkeypatch.setitem(cifar10.OFFICIAL_MD5, "data_batch_2", "900150983cd24fb0d6963f7d28e17f72")
+    assert cifar10.verify(official) == ours | {"data_batch_2": True}
+
+
+def test_real_cifar10_is_balanced():
+    folder = Path(os.environ.get("DUALNET_DATA", "data"))
+    if not (folder / "cifar-10-batches-py").is_dir():
+        pytest.skip(f"no cifar-10-batches-py in {folder.resolve()}; DUALNET_DATA names its folder")
+    dataset = cifar10.load(folder)
+    assert dataset.train_images.shape == (50_000, 3, 32, 32)
+    assert np.bincount(dataset.train_labels).tolist() == [5000] * 10
+    assert np.bincount(dataset.test_labels).tolist() == [1000] * 10
+    assert dataset.class_names[3] == "cat"
+    # The known mean of the training set: red 0.491, green 0.482, blue 0.447 of full scale.
+    mean = dataset.train_images.mean(axis=(0, 2, 3)) / 255
+    assert mean == pytest.approx([0.491, 0.482, 0.447], abs=0.002)
+
+
+def test_auto_is_cifar10_where_it_is_and_shapes_elsewhere(official, tmp_path):
+    assert data.resolve("auto", official) == "cifar10"
+    assert data.resolve("auto", tmp_path / "elsewhere") == "shapes"
+    assert data.resolve("shapes", official) == "shapes"
+    assert data.load("cifar10", official).train_labels.shape == (100,)
+
+
+def test_an_unknown_data_set_is_answered_with_the_nearest(tmp_path):
+    with pytest.raises(UserError, match=r"'cifar': did you mean cifar10.*auto, cifar10, shapes"):
+        data.resolve("cifar", tmp_path)
+    with pytest.raises(UserError, match="unknown data set 'xyz': choose one of"):
+        data.load("xyz", tmp_path)
+
+
+# ---- batches -----------------------------------------------------------------------------------
+
+
+def tiny(num_train: int = 12, num_test: int = 5, side: int = 4) -> Dataset:
+    random = np.random.default_rng(1)
+    return Dataset(
+        name="tiny",
+        class_names=("even", "odd"),
+        train_images=random.integers(0, 256, (num_train, 3, side, side), dtype=np.uint8),
+        train_labels=np.arange(num_train, dtype=np.int64),
+        test_images=random.integers(0, 256, (num_test, 3, side, side), dtype=np.uint8),
+        test_labels=np.arange(num_test, dtype=np.int64) % 2,
+    )
+
+
+def test_two_batches_objects_agree_in_any_order_of_calls():
+    every = Preprocessing(mean="channel", equalise=True, bgr=True, mirror=True, crop=2)
+    one, other = Batches(tiny(), 5, 7, every), Batches(tiny(), 5, 7, every)
+    forwards = {step: (one.images(step), one.labels(step)) for step in range(8)}
+    for step in [6, 0, 7, 3, 3, 1, 5, 2, 4, 0]:
+        labels, images = other.labels(step), other.images(step)
+        np.testing.assert_array_equal(labels, forwards[step][1])
+        np.testing.assert_array_equal(images, forwards[step][0])
+
+
+def test_changing_a_returned_array_changes_no_later_one():
+    batches = Batches(tiny(), 5, 7, Preprocessing())
+    before = batches.sample_ids(1).copy(), batches.images(1).copy()
+    batches.sample_ids(1)[:] = 0
+    batches.images(1)[:] = 0
+    np.testing.assert_array_equal(batches.sample_ids(1), before[0])
+    np.testing.assert_array_equal(batches.images(1), before[1])
+
+
+@pytest.mark.parametrize(("batch_size", "num_seen"), [(4, 12), (5, 10), (12, 12), (7, 7)])
+def test_an_epoch_visits_each_image_at_most_once(batch_size, num_seen):
+    batches = Batches(tiny(12), batch_size, 0, PLAIN)
+    assert batches.steps_per_epoch == 12 // batch_size
+    epochs = []
+    for epoch in range(3):
+        steps = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
+        ids = np.concatenate([batches.sample_ids(step) for step in steps])
+        assert len(set(ids.tolist())) == len(ids) == num_seen
+        assert set(ids.tolist()) <= set(range(12))
+        epochs.append(ids.tolist())
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_another_seed_is_another_order():
+    orders = [Batches(tiny(12), 12, seed, PLAIN).sample_ids(0).tolist() for seed in range(4)]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+def test_epoch_counts_fractions():
+    batches = Batches(tiny(12), 5, 0, PLAIN)  # two whole batches
+    assert [batches.epoch(step) for step in (0, 1, 2, 5)] == [0.0, 0.5, 1.0, 2.5]
+
+
+def test_images_and_labels_belong_together():
+    dataset = tiny()
+    batches = Batches(dataset, 5, 3, PLAIN)
+    ids = batches.sample_ids(4)
+    np.testing.assert_array_equal(batches.labels(4), ids)  # The label of image i is i.
+    images = batches.images(4)
+    assert images.dtype == np.float32
+    assert images.flags.c_contiguous
+    np.testing.assert_array_equal(images, dataset.train_images[ids].astype(np.float32))
+
+
+def test_test_batches_are_the_file_in_order_with_a_small_last_one():
+    dataset = tiny(num_test=5)
+    batches = Batches(dataset, 2, 0, Preprocessing(mean="none", scale=0.5, mirror=True, crop=1))
+    parts = [batches.test_images(i) for i in range(batches.num_test_batches)]
+    assert [len(part) for part in parts] == [2, 2, 1]
+    np.testing.assert_array_equal(np.concatenate(parts), dataset.test_images / 2)
+    labels = [batches.test_labels(i) for i in range(batches.num_test_batches)]
+    assert np.concatenate(labels).tolist() == [0, 1, 0, 1, 0]
+
+
+def flat(*images: list[list[list[int]]]) -> Dataset:
+    """A data set of the given images [C, H, W], the same for training and test."""
+    pixels, labels = np.array(images, dtype=np.uint8), np.zeros(len(images), np.int64)
+    return Dataset("flat", ("only",), pixels, labels, pixels, labels)
+
+
+def test_mean_image_by_hand():
+    dataset = flat([[[10, 20]], [[0, 100]]], [[[30, 20]], [[2, 200]]])
+    # Means over the two images: 20, 20 in the first channel; 1, 150 in the second.
+    by_hand = [[[[-5, 0]], [[-0.5, -25]]], [[[5, 0]], [[0.5, 25]]]]
+    batches = Batches(dataset, 2, 0, Preprocessing(mean="image", scale=0.5))
+    np.testing.assert_array_equal(batches.test_images(0), by_hand)
+    np.testing.assert_array_equal(batches.images(0), np.array(by_hand)[batches.sample_ids(0)])
+
+
+def test_mean_channel_by_hand():
+    dataset = flat([[[10, 20]], [[0, 100]]], [[[30, 20]], [[2, 200]]])
+    # Means: (10 + 20 + 30 + 20) / 4 = 20 and (0 + 100 + 2 + 200) / 4 = 75.5.
+    by_hand = [[[[-10, 0]], [[-75.5, 24.5]]], [[[10, 0]], [[-73.5, 124.5]]]]
+    batches = Batches(dataset, 2, 0, Preprocessing(mean="channel", scale=1.0))
+    np.testing.assert_array_equal(batches.test_images(0), by_hand)
+
+
+def test_the_mean_is_that_of_the_training_images_alone():
+    dataset = tiny(num_train=2500, num_test=3)
+    batches = Batches(dataset, 3, 0, Preprocessing(scale=1.0))
+    mean = dataset.train_images.astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(batches.test_images(0), dataset.test_images - mean, atol=1e-4)
+
+
+def test_bgr_reverses_channels_and_their_means():
+    dataset = tiny()
+    rgb = Batches(dataset, 5, 0, Preprocessing()).images(2)
+    bgr = Batches(dataset, 5, 0, Preprocessing(bgr=True)).images(2)
+    assert bgr.flags.c_contiguous
+    np.testing.assert_array_equal(bgr, rgb[:, [2, 1, 0]])
+
+
+def test_histogram_equalisation_by_hand():
+    # Levels 50, 60, 60, 200: cdf 1, 3, 4; cdf_min 1, n 4.
+    # 50 -> 0, 60 -> round(2 / 3 * 255) = 170, 200 -> 255.  A plane of one level stays.
+    image = np.array([[[[50, 60], [60, 200]], [[9, 9], [9, 9]]]], dtype=np.uint8)
+    assert equalised(image).tolist() == [[[[0, 170], [170, 255]], [[9, 9], [9, 9]]]]
+    dataset = flat(*image.tolist())
+    batches = Batches(dataset, 1, 0, Preprocessing(mean="none", scale=1.0, equalise=True))
+    assert batches.images(0).tolist() == [[[[0, 170], [170, 255]], [[9, 9], [9, 9]]]]
+
+
+def equalised_slowly(plane: np.ndarray) -> np.ndarray:
+    """The formula, a pixel at a time."""
+    at_most = {v: sum(u <= v for u in plane.ravel().tolist()) for v in plane.ravel().tolist()}
+    least = min(at_most.values())
+    new = [(at_most[v] - least) / (plane.size - least) * 255 for v in plane.ravel().tolist()]
+    return np.round(new).astype(np.uint8).reshape(plane.shape)
+
+
+def test_histogram_equalisation_treats_each_channel_of_each_image_alone():
+    images = np.random.default_rng(0).normal(120, 30, (4, 3, 9, 7)).clip(0, 255).astype(np.uint8)
+    slowly = [[equalised_slowly(plane) for plane in image] for image in images]
+    np.testing.assert_array_equal(equalised(images), slowly)
+
+
+def test_mirror_turns_whole_images_about_half_of_the_time():
+    # One row of two pixels: [1, 2] or, turned, [2, 1].
+    dataset = flat(*[[[[1, 2]]]] * 10)
+    batches = Batches(dataset, 10, 0, Preprocessing(mean="none", scale=1.0, mirror=True))
+    rows = [tuple(row) for step in range(100) for row in batches.images(step)[:, 0, 0].tolist()]
+    seen = Counter(rows)
+    assert set(seen) == {(1.0, 2.0), (2.0, 1.0)}
+    # 1000 fair coins: 500 +- 16, so six standard deviations either way.
+    assert 400 < seen[2.0, 1.0] < 600
+    assert rows[:10] != rows[10:20]
+
+
+def test_crop_cuts_every_window_of_the_padded_image():
+    # Padded by one zero: 0 0 0 0       The nine windows of 2 by 2, each at its place:
+    #                     0 1 2 0       their corners at row 0, 1, 2 and column 0, 1, 2.
+    #                     0 3 4 0
+    #                     0 0 0 0
+    padded = [[0, 0, 0, 0], [0, 1, 2, 0], [0, 3, 4, 0], [0, 0, 0, 0]]
+    windows = {
+        tuple(padded[r + i][c + j] for i in range(2) for j in range(2))
+        for r in range(3)
+        for c in range(3)
+    }
+    dataset = flat(*[[[[1, 2], [3, 4]]]] * 10)
+    batches = Batches(dataset, 10, 0, Preprocessing(mean="none", scale=1.0, crop=1))
+    images = np.concatenate([batches.images(step) for step in range(90)])
+    assert images.flags.c_contiguous
+    seen = Counter(tuple(image) for image in images.reshape(-1, 4).tolist())
+    assert set(seen) == windows
+    # 900 draws from nine equal windows: 100 +- 9.4, so six standard deviations either way.
+    assert all(43 < count < 157 for count in seen.values())
+
+
+def test_crop_pads_with_the_mean_and_moves_all_channels_together():
+    dataset = flat([[[10, 10], [10, 10]], [[60, 60], [60, 60]]], [[[30, 30]] * 2, [[20, 20]] * 2])
+    # Mean 20 and 40, so image 0 is -10 and +20; the padding is 0, which is the mean itself.
+    batches = Batches(dataset, 2, 0, Preprocessing(scale=1.0, crop=1))
+    for step in range(20):
+        images = batches.images(step)
+        assert set(np.abs(images[:, 0]).ravel().tolist()) <= {0.0, 10.0}
+        np.testing.assert_array_equal(images[:, 1], -2 * images[:, 0])
+
+
+def test_mirror_and_crop_depend_on_the_position_in_the_batch_not_on_the_image():
+    one, other = flat(*[[[[1, 2, 3]]]] * 6), flat(*[[[[4, 5, 6]]]] * 6)
+    both = Preprocessing(mean="none", scale=1.0, mirror=True, crop=1)
+    for step in range(5):
+        images = Batches(one, 6, 0, both).images(step)
+        others = Batches(other, 6, 0, both).images(step)
+        np.testing.assert_array_equal(np.where(images > 0, images + 3, 0), others)
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(DataError, match=r"larger than the data: 13 .*'tiny' has 12 training"):
+        Batches(tiny(12), 13, 0, PLAIN)
+    with pytest.raises(UserError, match="at least 1, not 0"):
+        Batches(tiny(12), 0, 0, PLAIN)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"mean": "median"}, {"scale": 0.0}, {"scale": -1.0}, {"scale": float("nan")}, {"crop": -1}],
+)
+def test_meaningless_preprocessing_is_refused_with_its_value(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(UserError, match=f"{name} should be .*{value}"):
+        Preprocessing(**wrong)
+
+
+def test_fingerprint_tells_data_sets_apart():
+    assert tiny().fingerprint() == tiny().fingerprint()
+    other = tiny()
+    other.train_images[11, 2, 3, 3] ^= 1
+    assert other.fingerprint() != tiny().fingerprint()
+    other = tiny()
+    other.test_labels[4] ^= 1
+    assert other.fingerprint() != tiny().fingerprint()
