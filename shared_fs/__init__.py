@@ -1,0 +1,32 @@
+"""Numbered arrays between processes that share nothing but a folder.  See README.md."""
+
+from .errors import (
+    ExchangeError,
+    HandshakeMismatch,
+    InvalidMessage,
+    NonFinite,
+    PeerFailed,
+    PeerLost,
+    RoleTaken,
+    StorageError,
+    WaitTimeout,
+)
+from .exchange import Exchange
+from .profile import Profile, detect
+from .storage import Storage
+
+__all__ = [
+    "Exchange",
+    "ExchangeError",
+    "HandshakeMismatch",
+    "InvalidMessage",
+    "NonFinite",
+    "PeerFailed",
+    "PeerLost",
+    "Profile",
+    "RoleTaken",
+    "Storage",
+    "StorageError",
+    "WaitTimeout",
+    "detect",
+]

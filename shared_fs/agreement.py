@@ -1,0 +1,54 @@
+"""What must be equal on all sides, checked before any file is touched."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .records import HELLO_LIMIT, canonical
+
+_NAME = re.compile(r"[a-z0-9_]{1,32}")
+MOST_CHANNELS = 16  # their numbers must fit into a status block
+
+
+def check_names(role: str, roles: tuple[str, ...], channels: Mapping[str, tuple[str, str]]) -> None:
+    """Raise ValueError unless roles and channels are well named and fit together."""
+    for name in (role, *roles, *channels):
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"role and channel names match [a-z0-9_]{{1,32}}, got {name!r}")
+    if len(set(roles)) != len(roles) or len(roles) < 2:
+        raise ValueError(f"expected at least two different roles, got {roles}")
+    if role not in roles:
+        raise ValueError(f"role {role!r} is none of the roles {roles}")
+    if len(channels) > MOST_CHANNELS:
+        raise ValueError(f"at most {MOST_CHANNELS} channels, got {len(channels)}")
+    for channel, (sender, receiver) in channels.items():
+        if sender == receiver or not {sender, receiver} <= set(roles):
+            raise ValueError(
+                f"channel {channel!r} must lead from one of {roles} to another, "
+                f"got {sender!r} to {receiver!r}"
+            )
+
+
+def full_agreement(
+    roles: tuple[str, ...],
+    channels: Mapping[str, tuple[str, str]],
+    window: int,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The caller's settings with roles, channels and window, as the JSON that the peers see.
+
+    Raises ValueError for settings that are not JSON-able, too long, or named like one of those.
+    """
+    own: dict[str, Any] = {"roles": roles, "channels": channels, "window": window}
+    taken = sorted(settings.keys() & {*own, "protocol"})
+    if taken:
+        raise ValueError(f"agreement must not name {taken}: they are agreed upon anyway")
+    try:
+        text = canonical({**settings, **own})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"agreement must be JSON-able: {error}") from error
+    if len(text) > HELLO_LIMIT // 2:
+        raise ValueError(f"agreement of {len(text)} bytes, at most {HELLO_LIMIT // 2}")
+    agreement: dict[str, Any] = json.loads(text)
+    return agreement

@@ -1,0 +1,53 @@
+"""A file of a peer, open for reading."""
+
+from pathlib import Path
+from types import TracebackType
+
+from .errors import InvalidMessage
+from .system_calls import SystemCalls
+
+
+class OpenFile:
+    """A regular file of a peer, open for reading; a context manager.
+
+    path  where it is, for messages
+    size  in bytes, when it was opened
+    """
+
+    def __init__(self, calls: SystemCalls, fd: int, name: str, size: int) -> None:
+        self._calls, self._fd, self._name = calls, fd, name
+        self.path = calls.path(name)
+        self.size = size
+
+    def read_exactly(self, buffer: memoryview) -> None:
+        """Fill `buffer` from where the last read ended.
+
+        Raises InvalidMessage if the file ends before, StorageError if it cannot be read.
+        """
+        with self._calls.explaining("read", self._name):
+            while buffer:
+                count = self._calls.read_into(self._fd, buffer)
+                if count == 0:
+                    raise InvalidMessage(
+                        f"{self.path}: ended {len(buffer)} bytes early, it was cut while open; "
+                        "look for what else writes there"
+                    )
+                buffer = buffer[count:]
+
+    def __enter__(self) -> "OpenFile":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._calls.close(self._fd)
+
+
+def irregular(path: Path, found: str) -> InvalidMessage:
+    """The error for something at `path` that is not a regular file."""
+    return InvalidMessage(
+        f"{path}: expected a regular file, found {found}; remove it and look for who put it there"
+    )

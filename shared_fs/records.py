@@ -1,0 +1,171 @@
+"""The JSON files of the handshake: hello per role, generation, RUN.json; read with care."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import filelock
+import numpy as np
+
+from .errors import InvalidMessage
+from .process import Process
+from .storage import Storage
+
+PROTOCOL = 1
+HELLO_LIMIT = 64 * 1024  # bytes
+RECORD_LIMIT = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a role says on arrival.
+
+    answers      role -> the incarnation of it that I have seen
+    committed    number of the generation I committed as the leader, 0 before
+    checkpoints  (generation, step, digest) of each checkpoint I could start from
+    """
+
+    role: str
+    incarnation: str
+    process: Process
+    agreement: dict[str, Any]
+    agreement_sha256: str
+    answers: dict[str, str] = field(default_factory=dict)
+    committed: int = 0
+    protocol: int = PROTOCOL
+    versions: dict[str, str] = field(default_factory=dict)
+    checkpoints: tuple[tuple[int, int, str], ...] = ((0, 0, ""),)
+
+    @classmethod
+    def of(
+        cls, role: str, incarnation: str, process: Process, agreement: Mapping[str, Any]
+    ) -> "Hello":
+        """The first hello of a role, which answers nobody yet."""
+        versions = {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "filelock": filelock.__version__,
+        }
+        digest = hashlib.sha256(canonical(agreement)).hexdigest()
+        return cls(role, incarnation, process, dict(agreement), digest, versions=versions)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One agreed start: from which generation's checkpoint (base, start_step), and who takes part.
+
+    A message or status of any other incarnation does not belong to it.
+    """
+
+    generation: int
+    base: int
+    start_step: int
+    run: str
+    incarnations: dict[str, str]
+    agreement_sha256: str
+
+    @property
+    def folder(self) -> str:
+        """The folder of its messages: "g00000001"."""
+        return f"g{self.generation:08d}"
+
+
+def canonical(value: Any) -> bytes:
+    """The one JSON text of a value.
+
+    Raises ValueError or TypeError if it is not JSON-able (NaN and infinity are not).
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode("ascii")
+
+
+def write_hello(storage: Storage, hello: Hello) -> None:
+    """Publish my hello.  Raises ValueError if the agreement makes it longer than 64 KiB."""
+    text = _pretty(asdict(hello))
+    if len(text) > HELLO_LIMIT:
+        raise ValueError(f"hello of {len(text)} bytes, at most {HELLO_LIMIT}: agree on less")
+    storage.publish_durable(_hello_name(hello.role), text)
+
+
+def read_hellos(storage: Storage, roles: Iterable[str]) -> dict[str, Hello]:
+    """The hellos that are there, by role; listed first, as a missed look-up may be cached."""
+    present = set(storage.listing("hello"))
+    hellos = {}
+    for role in roles:
+        if f"{role}.json" in present:
+            hello = read_hello(storage, role)
+            if hello is not None:
+                hellos[role] = hello
+    return hellos
+
+
+def read_hello(storage: Storage, role: str) -> Hello | None:
+    """The hello of a role, None if it is absent or unreadable (its owner may yet replace it)."""
+    raw = _read(storage, _hello_name(role), HELLO_LIMIT)
+    try:
+        hello = Hello(**{**raw, "process": Process(**raw["process"])})
+    except (TypeError, KeyError):
+        return None
+    return hello if _is_sound(hello) and hello.role == role else None
+
+
+def generation_name(number: int) -> str:
+    """The name of a generation record in the exchange folder."""
+    return f"gen/{number:08d}.json"
+
+
+def commit(storage: Storage, generation: Generation) -> bool:
+    """Commit a generation by put-if-absent; False if that number is already committed."""
+    name = generation_name(generation.generation)
+    return storage.create_once(name, _pretty(asdict(generation)))
+
+
+def read_generation(storage: Storage, number: int) -> Generation | None:
+    """A committed generation, None if it is not (or not wholly) visible yet."""
+    raw = _read(storage, generation_name(number), RECORD_LIMIT)
+    try:
+        generation = Generation(**raw)
+    except TypeError:
+        return None
+    sound = isinstance(generation.run, str) and isinstance(generation.incarnations, dict)
+    return generation if sound and generation.generation == number else None
+
+
+def write_run(storage: Storage, generation: Generation, leader: Hello) -> None:
+    """RUN.json: what this folder is, for people and monitors."""
+    run = {"run": generation.run, "protocol": PROTOCOL, "agreement": leader.agreement}
+    run["roles"], run["channels"] = leader.agreement["roles"], leader.agreement["channels"]
+    storage.create_once("RUN.json", _pretty(run))
+
+
+def _hello_name(role: str) -> str:
+    return f"hello/{role}.json"
+
+
+def _pretty(value: Any) -> bytes:
+    return json.dumps(value, indent=1, allow_nan=False).encode("ascii") + b"\n"
+
+
+def _read(storage: Storage, name: str, limit: int) -> dict[str, Any]:
+    """A JSON object from a file; empty if the file is absent, irregular, too long or damaged."""
+    try:
+        raw = json.loads(storage.read_small(name, limit) or b"{}")
+    except (InvalidMessage, ValueError, RecursionError):
+        return {}
+    return raw if isinstance(raw, dict) else {}
+
+
+def _is_sound(hello: Hello) -> bool:
+    """Whether the fields that decide anything are of their kind."""
+    process = hello.process
+    texts = (hello.role, hello.incarnation, process.host, process.boot_id, process.start_token)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and type(process.pid) is int
+        and type(hello.committed) is int
+        and isinstance(hello.answers, dict)
+        and isinstance(hello.agreement, dict)
+    )

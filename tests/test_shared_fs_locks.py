@@ -1,0 +1,85 @@
+"""One live process per role; a dead one frees it; the stage lock never holds the run up."""
+
+import time
+
+import pytest
+from test_shared_fs_processes import Role
+
+from shared_fs import RoleTaken, Storage
+from shared_fs.locks import RoleLock, stage_lock
+from shared_fs.profile import LOCAL, NETWORK
+
+BOTH = pytest.mark.parametrize("profile", [LOCAL, NETWORK], ids=lambda profile: profile.name)
+
+
+def folder_with_roles(path):
+    storage = Storage(path)
+    storage.make_folder("roles")
+    return storage
+
+
+def hold(say, folder, profile):
+    lock = RoleLock(folder_with_roles(folder), "net1", profile)
+    lock.acquire(lambda: "nobody")
+    say("held")
+    time.sleep(60)
+
+
+@BOTH
+def test_a_taken_role_is_refused_in_under_a_second_and_the_holder_is_named(tmp_path, profile):
+    with Role(hold, tmp_path, profile) as first:
+        assert first.hear() == "held"
+        start = time.monotonic()
+        with pytest.raises(RoleTaken, match=r"net1 is already running \(pid 4711 on a\)"):
+            RoleLock(Storage(tmp_path), "net1", profile).acquire(lambda: "pid 4711 on a")
+        assert time.monotonic() - start < 1
+        assert first.process.is_alive()
+
+
+@BOTH
+def test_another_role_is_free(tmp_path, profile):
+    with Role(hold, tmp_path, profile) as first:
+        assert first.hear() == "held"
+        lock = RoleLock(Storage(tmp_path), "net2", profile)
+        lock.acquire(lambda: "nobody")
+        lock.release()
+
+
+def test_a_killed_process_frees_its_role_at_once(tmp_path):
+    with Role(hold, tmp_path, LOCAL) as first:
+        assert first.hear() == "held"
+        first.kill()
+        first.process.join(10)
+        lock = RoleLock(Storage(tmp_path), "net1", LOCAL)
+        lock.acquire(lambda: "the dead one")
+        lock.release()
+
+
+@BOTH
+def test_a_released_role_can_be_taken_again(tmp_path, profile):
+    storage = folder_with_roles(tmp_path)
+    for _ in range(3):
+        lock = RoleLock(storage, "net1", profile)
+        lock.acquire(lambda: "nobody")
+        lock.check()
+        lock.release()
+        lock.release()
+
+
+def test_a_lost_lease_is_said_at_the_next_check(tmp_path):
+    lock = RoleLock(folder_with_roles(tmp_path), "net1", NETWORK)
+    lock.acquire(lambda: "nobody")
+    lock._note_compromise("replaced by another owner")
+    with pytest.raises(RoleTaken, match="lost the lease of net1"):
+        lock.check()
+    lock.release()
+
+
+@BOTH
+def test_a_stage_lock_that_is_not_free_is_given_up_with_a_warning(tmp_path, profile, caplog):
+    storage = Storage(tmp_path)
+    with stage_lock(storage, profile) as held, stage_lock(storage, profile, 0.05) as second:
+        assert (held, second) == (True, False)
+    assert "stage.lock: not free after 0.05 s" in caplog.text
+    with stage_lock(storage, profile) as again:
+        assert again
