@@ -8,6 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from official_files import (
+    CLASSES,
+    labels_of,
+    py2_array,
+    py2_dict,
+    py2_ints,
+    py2_list,
+    py2_str,
+    rows_of,
+    write_cifar10,
+)
 
 from dualnet import data
 from dualnet.data import cifar10
@@ -15,70 +26,13 @@ from dualnet.data.batches import Batches, Preprocessing, equalised
 from dualnet.data.dataset import Dataset
 from dualnet.errors import DataError, UserError
 
-CLASSES = [b"airplane", b"automobile", b"bird", b"cat", b"deer"]
-CLASSES += [b"dog", b"frog", b"horse", b"ship", b"truck"]
 PLAIN = Preprocessing(mean="none", scale=1.0)
-
-
-# Python 2 wrote the official files with byte strings that no pickler of Python 3 emits, so the
-# opcodes are spelled out.
-
-
-def py2_str(value: bytes) -> bytes:
-    if len(value) < 256:
-        return b"U" + bytes([len(value)]) + value
-    return b"T" + struct.pack("<i", len(value)) + value
-
-
-def py2_list(items: list[bytes]) -> bytes:
-    return b"](" + b"".join(items) + b"e"
-
-
-def py2_ints(values) -> bytes:
-    return py2_list([b"J" + struct.pack("<i", value) for value in values])
-
-
-def py2_dict(items: dict[bytes, bytes]) -> bytes:
-    entries = b"".join(py2_str(key) + value for key, value in items.items())
-    return b"\x80\x02}(" + entries + b"u."
-
-
-def py2_array(array: np.ndarray, code: bytes = b"u1") -> bytes:
-    shape = b"(" + b"".join(b"J" + struct.pack("<i", n) for n in array.shape) + b"t"
-    dtype = b"cnumpy\ndtype\n" + py2_str(code) + b"K\x00K\x01\x87R"
-    dtype += b"(K\x03" + py2_str(b"|") + b"NNN" + b"J\xff\xff\xff\xff" * 2 + b"K\x00tb"
-    empty = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
-    empty += py2_str(b"b") + b"\x87R"
-    return empty + b"(K\x01" + shape + dtype + b"\x89" + py2_str(array.tobytes()) + b"tb"
-
-
-def rows_of(number: int) -> np.ndarray:
-    return np.random.default_rng(number).integers(0, 256, (20, 3072), dtype=np.uint8)
-
-
-def labels_of(number: int) -> list[int]:
-    return [(number + i) % 10 for i in range(20)]
 
 
 @pytest.fixture
 def official(tmp_path: Path) -> Path:
-    """A folder laid out as the official archive, with 20 images in each batch."""
-    batches = tmp_path / "cifar-10-batches-py"
-    batches.mkdir()
-    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
-    for number, name in enumerate(names):
-        (batches / name).write_bytes(
-            py2_dict(
-                {
-                    b"batch_label": py2_str(name.encode()),
-                    b"labels": py2_ints(labels_of(number)),
-                    b"data": py2_array(rows_of(number)),
-                }
-            )
-        )
-    meta = py2_dict({b"label_names": py2_list([py2_str(name) for name in CLASSES])})
-    (batches / "batches.meta").write_bytes(meta)
-    return tmp_path
+    """A folder laid out as the official archive."""
+    return write_cifar10(tmp_path)
 
 
 def refusal(folder: Path, name: str, content: bytes | None) -> str:
@@ -263,7 +217,7 @@ def test_auto_is_cifar10_where_it_is_and_shapes_elsewhere(official, tmp_path):
 
 
 def test_an_unknown_data_set_is_answered_with_the_nearest(tmp_path):
-    with pytest.raises(UserError, match=r"'cifar': did you mean cifar10.*auto, cifar10, shapes"):
+    with pytest.raises(UserError, match=r"'cifar'; did you mean cifar10.*auto, cifar10, shapes"):
         data.resolve("cifar", tmp_path)
     with pytest.raises(UserError, match="unknown data set 'xyz': choose one of"):
         data.load("xyz", tmp_path)

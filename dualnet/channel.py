@@ -1,0 +1,134 @@
+"""How a role talks to its peer: four methods, over files or in memory.
+
+A tensor that arrives lies in memory that the next `recv` on the same channel may overwrite.
+"""
+
+import queue
+import time
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared_fs import Exchange, WaitTimeout
+
+
+class Channel(Protocol):
+    """One role's end of its links; messages of a name are numbered without gaps."""
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds spent waiting for the peer."""
+        ...
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of all messages sent."""
+        ...
+
+    @property
+    def generation(self) -> int:
+        """Which attempt of the run this is, counted from 1."""
+        ...
+
+    def send(self, name: str, sequence: int, tensor: Tensor) -> None:
+        """Hand over `tensor` as it is: no gradient, dtype and shape kept, any device."""
+        ...
+
+    def recv(self, name: str, sequence: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Message `sequence` of `name`, a CPU tensor of exactly this shape and dtype."""
+        ...
+
+    def report(self, **info: Any) -> None:
+        """Tell peers and onlookers where this role is: step, phase and figures."""
+        ...
+
+    def peer(self, role: str) -> dict[str, Any]:
+        """What `role` reported last."""
+        ...
+
+
+class FileChannel:
+    """A channel through a folder; raises the errors of shared_fs."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._buffers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+
+    @property
+    def wait_s(self) -> float:
+        return self._exchange.wait_s
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._exchange.bytes_sent
+
+    @property
+    def generation(self) -> int:
+        return self._exchange.generation
+
+    def send(self, name: str, sequence: int, tensor: Tensor) -> None:
+        self._exchange.send(name, sequence, tensor.detach().cpu().contiguous().numpy())
+
+    def recv(self, name: str, sequence: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        buffer = self._buffers.get((name, shape))
+        if buffer is None:
+            buffer = self._buffers[name, shape] = torch.empty(shape, dtype=dtype)
+        self._exchange.recv(name, sequence, buffer.numpy())
+        return buffer
+
+    def report(self, **info: Any) -> None:
+        self._exchange.report(**info)
+
+    def peer(self, role: str) -> dict[str, Any]:
+        return self._exchange.peer_info(role)
+
+
+class QueueChannel:
+    """A channel in memory, between two threads: what the file exchange is compared with."""
+
+    generation = 1
+
+    def __init__(self, timeout_s: float = 60.0) -> None:
+        self._timeout_s = timeout_s
+        self._inbox: dict[str, queue.Queue[tuple[int, np.ndarray]]] = {}
+        self._outbox = self._inbox
+        self._told: dict[str, Any] = {}
+        self._heard = self._told
+        self.wait_s, self.bytes_sent = 0.0, 0
+
+    @classmethod
+    def pair(cls, names: list[str], timeout_s: float = 60.0) -> tuple["QueueChannel",
+                                                                      "QueueChannel"]:
+        """Two ends that carry the named channels to each other."""
+        first, second = cls(timeout_s), cls(timeout_s)
+        for name in names:
+            first._inbox[name], second._inbox[name] = queue.Queue(), queue.Queue()
+        first._outbox, second._outbox = second._inbox, first._inbox
+        first._heard, second._heard = second._told, first._told
+        return first, second
+
+    def send(self, name: str, sequence: int, tensor: Tensor) -> None:
+        array = tensor.detach().cpu().numpy().copy()
+        self.bytes_sent += array.nbytes
+        self._outbox[name].put((sequence, array))
+
+    def recv(self, name: str, sequence: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        started = time.monotonic()
+        try:
+            number, array = self._inbox[name].get(timeout=self._timeout_s)
+        except queue.Empty:
+            raise WaitTimeout(f"no message {sequence} on {name} in {self._timeout_s:g} s") from None
+        self.wait_s += time.monotonic() - started
+        tensor = torch.from_numpy(array)
+        if (number, tuple(tensor.shape), tensor.dtype) != (sequence, tuple(shape), dtype):
+            raise ValueError(f"{name}: expected {sequence} {tuple(shape)} {dtype}, "
+                             f"found {number} {tuple(tensor.shape)} {tensor.dtype}")
+        return tensor
+
+    def report(self, **info: Any) -> None:
+        self._told.update(info)
+
+    def peer(self, role: str) -> dict[str, Any]:
+        return self._heard

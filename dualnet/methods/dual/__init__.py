@@ -1,0 +1,1 @@
+"""The dual net: one net cut in two, trained by two processes that exchange activations."""

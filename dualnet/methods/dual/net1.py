@@ -1,0 +1,76 @@
+"""net1: conv1..pool2 and its own conv3, pulled towards what net2 answers."""
+
+import torch
+from torch import Tensor
+
+from dualnet import losses
+from dualnet.methods.dual import admm
+from dualnet.methods.dual.role import Role
+from dualnet.methods.dual.wire import NET1
+from dualnet.methods.protocol import Record
+from dualnet.optimizer import gradient_norm
+from dualnet.schedules import Turn
+
+
+class Net1(Role):
+    """Sends z, computes x = conv3(z) while net2 works, and steps towards the answer."""
+
+    name = NET1
+    _rho = 1.0
+    _duals: Tensor | None = None
+
+    def _iteration(self, turn: Turn) -> Record:
+        step = turn.step
+        z = self.part(self.tensor(self.batches.images(step)))
+        self.send(self.wire.activation, z)
+        x = self.part.tail(z)
+        if self.is_rho_due(step):
+            self._rho = self._receive_rho()
+        answer = self.recv(self.wire.answer, tuple(x.shape))
+        y = self.recv(self.wire.diagnosis, tuple(x.shape)) if self.is_diagnosed(step) else None
+        loss = self._boundary_loss(x, answer, step)
+        self._update(loss, turn)
+        if y is not None and self.settings.dual == "sample":
+            self._update_duals(x.detach(), y, step)
+        return {"loss": loss.item(), **(self._diagnosis(x.detach(), y) if y is not None else {})}
+
+    def _receive_rho(self) -> float:
+        number = self.number(self.wire.penalty)
+        return self.channel.recv(self.wire.penalty, number, (1,), torch.float64).item()
+
+    def _boundary_loss(self, x: Tensor, answer: Tensor, step: int) -> Tensor:
+        if self.loss.answer == "y_star":
+            if self.settings.dual == "sample":
+                answer = answer - self._duals_of(x, step)
+            return admm.penalty(x, answer, self._rho)
+        return losses.BOUNDARY_LOSSES[self.loss.function](x, answer, self.settings.denominator)
+
+    def _update(self, loss: Tensor, turn: Turn) -> None:
+        self.optimizer.zero_grad()
+        if self.name in turn.updates and self.loss.updates:
+            (loss * self.loss.weight).backward()
+            self.optimizer.step(turn.step)
+
+    def _duals_of(self, x: Tensor, step: int) -> Tensor:
+        """u of the samples in this batch; zero for a sample that was never seen."""
+        if self._duals is None:
+            num_samples = self.batches.num_samples
+            self._duals = torch.zeros((num_samples, *x.shape[1:]), dtype=x.dtype)
+        return self._duals[self.batches.sample_ids(step)].to(self.device)
+
+    def _update_duals(self, x: Tensor, y: Tensor, step: int) -> None:
+        assert self._duals is not None
+        u = admm.dual_update(self._duals_of(x, step), x, y)
+        self._duals[self.batches.sample_ids(step)] = u.cpu()
+
+    def _diagnosis(self, x: Tensor, y: Tensor) -> Record:
+        return {"dual/norm_x": losses.mean_norm(x),
+                "dual/residual": losses.relative_residual(x, y),
+                "dual/grad_norm": gradient_norm(self.part)}
+
+    def _test(self) -> Record:
+        for index in range(self.batches.num_test_batches):
+            z = self.part(self.tensor(self.batches.test_images(index)))
+            self.send(self.wire.test_activation, z)
+            self.send(self.wire.test_compared, self.part.tail(z))
+        return {}

@@ -1,0 +1,115 @@
+"""net2: conv3', conv4..fc6 and the softmax; it knows the labels and answers net1."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dualnet import losses
+from dualnet.methods.dual import admm
+from dualnet.methods.dual.collapse import collapse_reason
+from dualnet.methods.dual.role import Role
+from dualnet.methods.dual.wire import NET2
+from dualnet.methods.protocol import Record
+from dualnet.optimizer import gradient_norm
+from dualnet.schedules import Turn
+
+
+class Net2(Role):
+    """Receives z, steps on the classification loss, and answers with y or y*."""
+
+    name = NET2
+    _rho: float | None = None
+    _rho_limit = float("inf")
+    _earlier: Tensor | None = None
+    _first_norm: float | None = None
+    _latest_norm = 0.0
+
+    def _iteration(self, turn: Turn) -> Record:
+        step = turn.step
+        labels = self.tensor(self.batches.labels(step))
+        z = self.recv(self.wire.activation, (len(labels), *self.wire.boundary_shape))
+        y = self.part.head(z)
+        y.retain_grad()
+        logits = self.part.body(y)
+        loss = functional.cross_entropy(logits, labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        assert y.grad is not None
+        self._answer(z, y.detach(), y.grad * len(labels), step)
+        if self._first_norm is None:
+            self._first_norm = losses.mean_norm(y.detach())
+        record = {"loss": loss.item(), "accuracy": _share_correct(logits, labels)}
+        if self.settings.is_logged(step):
+            record |= self._diagnosis(z, y.detach())
+        if self.name in turn.updates:
+            self.optimizer.step(step)
+        return record
+
+    def _answer(self, z: Tensor, y: Tensor, gradient: Tensor, step: int) -> None:
+        """Send what the loss asks for, before the weights move.
+
+        gradient  [N, ...]  of each sample's own loss
+        """
+        if self.loss.answer == "y_star":
+            answer = admm.y_update(y, gradient, self._penalty(z, y, gradient, step))
+        elif self.loss.answer == "earlier":
+            answer, self._earlier = (y if self._earlier is None else self._earlier), y
+        else:
+            answer = torch.zeros_like(y) if self.loss.answer == "zero" else y
+        self.send(self.wire.answer, answer)
+        if self.is_diagnosed(step):
+            self.send(self.wire.diagnosis, y)
+
+    def _penalty(self, z: Tensor, y: Tensor, gradient: Tensor, step: int) -> float:
+        """rho of this iteration; net1 hears of it whenever it may have changed."""
+        if not self.is_rho_due(step):
+            assert self._rho is not None
+            return self._rho
+        if self._rho is None:
+            self._rho_limit = admm.stability_limit(z, self._lr_net1(), _kernel_area(self.part.head))
+            self._rho = self.settings.rho or min(admm.measured_rho(y, gradient), self._rho_limit)
+        else:
+            self._rho = admm.grown_rho(self._rho, self.settings.rho_growth, self._rho_limit)
+        self.channel.send(self.wire.penalty, self.number(self.wire.penalty),
+                          torch.tensor([self._rho], dtype=torch.float64))
+        return self._rho
+
+    def _lr_net1(self) -> float:
+        return self.settings.resolved().lr_net1 or 0.0
+
+    def _diagnosis(self, z: Tensor, y: Tensor) -> Record:
+        self._latest_norm = losses.mean_norm(y)
+        reason = collapse_reason(self.wire.compared, self._first_norm or 0.0, self._latest_norm)
+        record = {"dual/norm_y": self._latest_norm, "dual/norm_z": losses.mean_norm(z),
+                  "dual/grad_norm": gradient_norm(self.part), "dual/collapsed": bool(reason)}
+        return record | ({"dual/rho": self._rho} if self._rho is not None else {})
+
+    def _test(self) -> Record:
+        """Accuracy through conv3', and through net1's conv3 in its place ("merged")."""
+        total, correct, merged = 0.0, 0.0, 0.0
+        for index in range(self.batches.num_test_batches):
+            labels = self.tensor(self.batches.test_labels(index))
+            num = len(labels)
+            z = self.recv(self.wire.test_activation, (num, *self.wire.boundary_shape))
+            x = self.recv(self.wire.test_compared, (num, *self.wire.compared_shape))
+            logits = self.part(z)
+            total += functional.cross_entropy(logits, labels, reduction="sum").item()
+            correct += _share_correct(logits, labels) * num
+            merged += _share_correct(self.part.body(x), labels) * num
+        count = self.batches.num_test_samples
+        return {"loss": total / count, "accuracy": correct / count,
+                "dual/accuracy_merged": merged / count}
+
+    def facts(self) -> Record:
+        reason = collapse_reason(self.wire.compared, self._first_norm or 0.0, self._latest_norm)
+        return {"rho": self._rho, "collapsed": bool(reason), "collapse_reason": reason}
+
+
+def _share_correct(logits: Tensor, labels: Tensor) -> float:
+    return (logits.argmax(1) == labels).double().mean().item()
+
+
+def _kernel_area(head: nn.Sequential) -> int:
+    """k^2 of the convolution in the head; 1 if it has none."""
+    sizes = [module.kernel_size for module in head.modules() if isinstance(module, nn.Conv2d)]
+    return sizes[0][0] * sizes[0][1] if sizes else 1

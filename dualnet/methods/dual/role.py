@@ -1,0 +1,113 @@
+"""What net1 and net2 have in common: their data, their part of the net, their optimiser."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dualnet.channel import Channel
+from dualnet.cut import Part
+from dualnet.data.batches import Batches
+from dualnet.methods.dual.settings import LOSSES, DualConfig
+from dualnet.methods.dual.wire import Wire
+from dualnet.methods.protocol import Record
+from dualnet.nets.dropout import set_iteration
+from dualnet.optimizer import Optimizer
+from dualnet.schedules import SCHEDULES, Turn
+
+
+class Role:
+    """One process of the dual net; net1 and net2 say what an iteration and a test are.
+
+    lr  learning rate of this role at step 0
+    """
+
+    name: str
+
+    def __init__(self, settings: DualConfig, part: Part, wire: Wire, batches: Batches,
+                 channel: Channel, device: torch.device, lr: float) -> None:
+        self.settings, self.wire = settings, wire
+        self.part = part.to(device, getattr(torch, settings.precision))
+        self.batches, self.channel, self.device = batches, channel, device
+        self.optimizer = Optimizer(self.part, settings, lr)
+        self.loss = LOSSES[settings.loss]
+        self._numbers: Counter[str] = Counter()
+        self._start = 0
+
+    def steps(self, start: int = 0) -> Iterator[Record]:
+        """Train from iteration `start`, one record per iteration."""
+        self._start = start
+        self.channel.report(phase="train")
+        for turn in SCHEDULES[self.settings.schedule](self.settings.iterations, start=start):
+            self.channel.report(step=turn.step)
+            self.part.train()
+            set_iteration(self.part, self.settings.seed, turn.step)
+            record = self._iteration(turn)
+            yield {"step": turn.step, "epoch": self.batches.epoch(turn.step + 1),
+                   "lr": self.optimizer.lr(turn.step), **record}
+
+    def _iteration(self, turn: Turn) -> Record:
+        raise NotImplementedError
+
+    def evaluate(self) -> Record:
+        """Score the test images together with the other role, which must do the same now."""
+        self.channel.report(phase="test")
+        self.part.eval()
+        with torch.no_grad():
+            score = self._test()
+        self.channel.report(phase="train")
+        return score
+
+    def _test(self) -> Record:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights under the names of the whole net's layers, grouped in head, body and tail."""
+        return {"part": self.part.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def facts(self) -> Record:
+        """Nothing, unless a role has something to say."""
+        return {}
+
+    def tensor(self, array: np.ndarray | Tensor) -> Tensor:
+        """An array on this role's device; floating numbers in the precision of the weights."""
+        tensor = torch.as_tensor(array)
+        dtype = getattr(torch, self.settings.precision) if tensor.is_floating_point() else None
+        return tensor.to(self.device, dtype)
+
+    def send(self, name: str, tensor: Tensor) -> None:
+        """Send an activation in the number format of the messages."""
+        self.channel.send(name, self.number(name), tensor.detach().to(self._message_dtype))
+
+    def recv(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Receive an activation in the precision of the weights, on this role's device."""
+        message = self.channel.recv(name, self.number(name), shape, self._message_dtype)
+        return self.tensor(message)
+
+    def number(self, name: str) -> int:
+        """The number of the next message of a channel, counted from 0.
+
+        Both ends call this in the same order, so a message that one of them skipped or repeated
+        cannot pass for another.
+        """
+        self._numbers[name] += 1
+        return self._numbers[name] - 1
+
+    @property
+    def _message_dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self.settings.message_dtype)
+        return dtype
+
+    def is_diagnosed(self, step: int) -> bool:
+        """Whether y itself crosses in iteration `step`: on logged steps, or for the dual."""
+        return self.settings.is_logged(step) or self.settings.dual == "sample"
+
+    def is_rho_due(self, step: int) -> bool:
+        """Whether rho crosses in iteration `step`: at the start, and at each epoch if it grows."""
+        if self.loss.answer != "y_star":
+            return False
+        return step == self._start or (self.settings.rho_growth != 1
+                                 and step % self.batches.steps_per_epoch == 0)

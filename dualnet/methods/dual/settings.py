@@ -1,0 +1,125 @@
+"""Settings of the dual net, and the table of its losses and controls."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from dualnet.config import RECIPES, TrainConfig, flag
+from dualnet.errors import UserError
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What `--loss NAME` stands for.
+
+    answer    what net2 sends: "y" (its activation), "y_star" (the ADMM step), "zero", or
+              "earlier" (y of the batch before)
+    function  the boundary loss, by its name in losses.py
+    tie       whether the two copies of the shared layer start with the same weights
+    weight    factor on net1's loss in the backward pass
+    lr_net1   default rate of net1 by denominator; empty: the rate of net2
+    updates   whether net1 is trained at all
+    """
+
+    answer: str
+    function: str = "euclidean"
+    tie: bool = False
+    weight: float = 1.0
+    lr_net1: Mapping[str, float] | None = None
+    updates: bool = True
+
+
+_EUCLIDEAN = dict.fromkeys(("constant", "exact", "target"), 1e-5)
+_NORMALIZED = {"exact": 1e-3, "constant": 1e-4, "target": 1e-4}
+
+LOSSES = {
+    "admm": Loss("y_star", tie=True),
+    "euclidean": Loss("y", lr_net1=_EUCLIDEAN),
+    "normalized_both": Loss("y", "normalized_both", lr_net1=_NORMALIZED),
+    "normalized": Loss("y", "normalized", lr_net1=_NORMALIZED),
+    # Controls: what the losses above must beat, and the mistakes of 2017 on purpose.
+    "frozen": Loss("y", updates=False, lr_net1=dict.fromkeys(_EUCLIDEAN, 0.0)),
+    "zero_target": Loss("zero", lr_net1=_EUCLIDEAN),
+    "misaligned": Loss("earlier", lr_net1=_EUCLIDEAN),
+    "no_loss_weight": Loss("y", weight=0.0, lr_net1=_EUCLIDEAN),
+}
+SCHEDULE_NAMES = ("lockstep",)
+
+
+@dataclass(frozen=True)
+class DualConfig(TrainConfig):
+    """What `train dual`, `net1` and `net2` can be told."""
+
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "thesis": {**RECIPES["thesis"], "loss": "euclidean", "lr": 4e-3, "lr_net1": 5e-11}}
+
+    cut: str = flag("pool2", "layer behind which the net is cut", group="dual net")
+    before_activation: bool = flag(False, "compare the shared layer before its activation",
+                                   group="dual net")
+    loss: str = flag("admm", "loss of net1, or a control", choices=tuple(LOSSES),
+                     group="dual net")
+    denominator: str = flag("constant", "denominator of the normalised losses: a constant in the"
+                            " gradient, differentiated exactly, or the target's norm",
+                            choices=("constant", "exact", "target"), group="dual net")
+    schedule: str = flag("lockstep", "whose weights move when", choices=SCHEDULE_NAMES,
+                         group="dual net")
+    lr_net1: float | None = flag(None, "learning rate of net1; auto: that of net2 for admm, 1e-5"
+                                 " for euclidean, 1e-4 for the normalised losses (1e-3 with"
+                                 " --denominator exact)", minimum=0, group="dual net")
+    tie: bool | None = flag(None, "start both copies of the shared layer with the same weights;"
+                            " auto: yes for admm only", group="dual net")
+    rho: float | None = flag(None, "penalty of admm, loss per squared activation; auto measures"
+                             " it at step 0", minimum=0, group="dual net")
+    rho_growth: float = flag(1.0, "factor on the penalty after each epoch, up to the limit of"
+                             " stability", minimum=1, group="dual net")
+    dual: str = flag("none", "scaled dual variable of admm: none, or one per training sample"
+                     " (untied, without augmentation; memory: a copy of the activation per"
+                     " image)", choices=("none", "sample"), group="dual net")
+    message_dtype: str = flag("float32", "number format of the messages",
+                              choices=("float16", "float32", "float64"), group="dual net")
+    nonfinite: str = flag("error", "what a message with nan or inf does",
+                          choices=("error", "warn", "allow"), group="dual net")
+    window: int = flag(2, "messages in flight per channel", minimum=1, local=True,
+                       group="exchange")
+    fsync: str = flag("auto", "fsync each message; auto: on network file systems",
+                      choices=("auto", "never", "always"), local=True, group="exchange")
+    handshake_timeout: float = flag(600.0, "seconds to wait for the other role to start",
+                                    minimum=0, local=True, group="exchange")
+    peer_timeout: float | None = flag(None, "seconds without a sign of life after which the other"
+                                      " role counts as lost; auto: 120, on network file systems"
+                                      " 300", minimum=0, local=True, group="exchange")
+    progress_timeout: float = flag(1800.0, "seconds the other role may stay in one iteration",
+                                   minimum=0, local=True, group="exchange")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss == "normalized_both" and self.denominator == "target":
+            raise UserError("normalized_both divides by both norms: --denominator must be constant"
+                            " or exact, found target")
+        if self.rho == 0:
+            raise UserError("--rho must be above 0, found 0")
+        if not LOSSES[self.loss].updates and self.lr_net1:
+            raise UserError(f"--loss {self.loss} never updates net1, so --lr-net1 must be left"
+                            f" out, found {self.lr_net1:g}")
+        if self.dual == "sample":
+            self._check_dual()
+
+    def _check_dual(self) -> None:
+        if self.loss != "admm" or self.resolved_tie():
+            raise UserError("--dual sample needs --loss admm --no-tie: tied copies leave it zero")
+        if self.mirror or self.crop:
+            raise UserError("--dual sample needs each image to stay the same: leave out --mirror"
+                            " and --crop")
+
+    def resolved_tie(self) -> bool:
+        """Whether the copies start equal, with auto decided by the loss."""
+        return LOSSES[self.loss].tie if self.tie is None else self.tie
+
+    def resolved(self) -> Self:
+        """The same settings with every "auto" that depends on other settings decided."""
+        lr_net1 = self.lr_net1
+        if lr_net1 is None:
+            rates = LOSSES[self.loss].lr_net1
+            lr_net1 = self.lr if rates is None else rates[self.denominator]
+        return self.replace(lr_net1=lr_net1 if LOSSES[self.loss].updates else None,
+                            tie=self.resolved_tie())

@@ -1,0 +1,30 @@
+"""What a training method is: an iterator of records, and a way to test what it has trained."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+Record = dict[str, Any]
+
+
+class Method(Protocol):
+    """One process' share of a training method; `train.py` owns everything around it."""
+
+    def steps(self, start: int = 0) -> Iterator[Record]:
+        """Train, one record per iteration.
+
+        A record has `step` (counted from 0), `loss`, `lr`, and `accuracy` where labels are known;
+        on logged steps it adds figures of the method as `method/name`.
+        """
+        ...
+
+    def evaluate(self) -> Record:
+        """Score the test images now; empty in a role that only helps another to do so."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a checkpoint holds: weights, optimiser and what else has a history."""
+        ...
+
+    def facts(self) -> Record:
+        """What summary.json says about this method beyond the common keys."""
+        ...
