@@ -1,0 +1,55 @@
+"""The command line: parse, call, print, exit code.  Nothing else in the package prints.
+
+Modules that need torch are imported inside the commands, so that --help answers at once.
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from dualnet import __version__
+from dualnet.cli import bench, evaluate, plot, role, train
+from dualnet.cli.exit_codes import EXIT_CODES, explain
+from dualnet.cli.parser import Parser, with_dashes
+
+EPILOG = f"""\
+examples:
+  dualnet train dual --iterations 300
+  dualnet train single --data cifar10 --seed 1
+  dualnet net1 --exchange-dir /mnt/shared/run1     (and net2 on another machine)
+  dualnet plot runs/*
+
+exit codes:
+{EXIT_CODES}
+"""
+
+
+def build_parser() -> Parser:
+    """All commands and their flags."""
+    parser = Parser("dualnet", description="Train one network in parts: processes that share "
+                    "nothing but a folder.", epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"dualnet {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True,
+                                     parser_class=Parser)
+    for command in (train, role, plot, evaluate, bench):
+        command.add(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = build_parser().parse_args(with_dashes(sys.argv[1:] if argv is None else argv))
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code: int = arguments.command(arguments)
+        return code
+    except (Exception, KeyboardInterrupt) as error:
+        code, sentence = explain(error)
+        print(f"dualnet: {sentence}", file=sys.stderr)
+        return code
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends the program as Ctrl-C does: through every `finally`, with its own code."""
+    raise SystemExit(128 + number)

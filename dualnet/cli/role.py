@@ -1,0 +1,58 @@
+"""net1, net2: one role of the dual net, for two terminals, two hosts or a batch system."""
+
+import argparse
+import logging
+import os
+import signal
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dualnet.cli.parser import add_settings, settings_of
+from dualnet.cli.progress import Progress
+from dualnet.cli.train import add_output, outcome, resolve_data, run_of
+from dualnet.methods.dual.settings import DualConfig
+from dualnet.methods.dual.wire import NET2, ROLES
+
+STDIN = 0
+
+
+def add(commands: Any) -> None:
+    """Add the commands to the parser."""
+    for role in ROLES:
+        parser = commands.add_parser(role, help=f"train as {role}; the other role is another "
+                                     "process, here or on another host")
+        parser.add_argument("--exchange-dir", type=Path, required=True, metavar="DIR",
+                            help="folder that both roles see")
+        parser.add_argument("--end-with-stdin", action="store_true",
+                            help="end when standard input closes, so that no role outlives the "
+                            "process that started it")
+        add_settings(parser, DualConfig)
+        add_output(parser)
+        parser.set_defaults(command=partial(train_role, role), parser=parser)
+
+
+def train_role(role: str, arguments: argparse.Namespace) -> int:
+    """The command `net1` or `net2`."""
+    logging.basicConfig(level=logging.INFO, format=f"{role}: %(message)s")
+    if arguments.end_with_stdin:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+    settings = resolve_data(settings_of(arguments, DualConfig, "dual").resolved())
+    run = run_of(arguments, "dual", settings)
+    from dualnet import session
+
+    progress = Progress(settings.iterations, (role,), quiet=arguments.quiet)
+    for line in session.role(role, settings, run, arguments.exchange_dir,
+                             overwrite=arguments.overwrite):
+        progress.show(role, line)
+    progress.close()
+    if role == NET2 and not arguments.quiet:
+        print(outcome(run.summary()))
+    return 0
+
+
+def _end_with_stdin() -> None:
+    while os.read(STDIN, 4096):     # not sys.stdin, whose lock the interpreter wants at its end
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

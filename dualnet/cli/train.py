@@ -1,0 +1,150 @@
+"""train dual, train single: a whole run on this machine."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dualnet.cli.parser import add_settings, settings_of
+from dualnet.cli.progress import Progress
+from dualnet.config import TrainConfig
+from dualnet.methods.dual.settings import DualConfig
+from dualnet.methods.dual.wire import ROLES
+
+if TYPE_CHECKING:
+    from dualnet.run import MetricsReader, Run
+
+POLL_S = 0.1
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("train", help="train a net on this machine")
+    methods = parser.add_subparsers(title="methods", metavar="METHOD", required=True,
+                                    parser_class=type(parser))
+    for name, config, command, text in (
+            ("dual", DualConfig, train_dual, "the cut net, as two processes"),
+            ("single", TrainConfig, train_single, "the uncut net, in one process")):
+        method = methods.add_parser(name, help=text, description=f"Train {text}.")
+        add_settings(method, config)
+        add_output(method)
+        if name == "dual":
+            method.add_argument("--exchange-dir", type=Path, metavar="DIR",
+                                help="folder of the messages (default: exchange in the run)")
+        method.set_defaults(command=command, parser=method)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """The flags that say where the run goes."""
+    parser.add_argument("--out", type=Path, metavar="DIR",
+                        help="run folder (default: runs/ and a name made of the settings)")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="replace the run that is in the folder")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def resolve_data(settings: Any) -> Any:
+    """The settings with `--data auto` decided; says so when the built-in set steps in."""
+    from dualnet import data
+
+    name = data.resolve(settings.data, Path(settings.data_dir))
+    if settings.data == "auto" and name == "shapes":
+        print(f"no CIFAR-10 in {settings.data_dir}: taking the built-in set 'shapes' "
+              "(--data-dir names another folder)", file=sys.stderr)
+    return settings.replace(data=name)
+
+
+def run_of(arguments: argparse.Namespace, method: str, settings: TrainConfig) -> "Run":
+    """The run folder that the flags or the settings name."""
+    from dualnet.run import Run
+
+    if arguments.out is not None:
+        return Run(arguments.out)
+    words = [method, settings.net, settings.data]
+    if isinstance(settings, DualConfig):
+        words += [settings.loss, settings.schedule]
+    return Run(Path("runs") / "-".join([*words, f"s{settings.seed}", settings.digest()]))
+
+
+def train_single(arguments: argparse.Namespace) -> int:
+    """The command `train single`."""
+    settings = resolve_data(settings_of(arguments, TrainConfig, "single"))
+    run = run_of(arguments, "single", settings)
+    from dualnet import session
+
+    run.start("single", settings, overwrite=arguments.overwrite)
+    progress = Progress(settings.iterations, ("single",), quiet=arguments.quiet)
+    try:
+        for line in session.single(settings, run):
+            progress.show("single", line)
+    finally:
+        progress.close()
+        discard_if_untrained(run)
+    report(run)
+    return 0
+
+
+def train_dual(arguments: argparse.Namespace) -> int:
+    """The command `train dual`: starts both roles, follows them, draws the curves."""
+    from dualnet.launcher import Launcher
+    from dualnet.run import MetricsReader
+
+    settings = resolve_data(settings_of(arguments, DualConfig, "dual").resolved())
+    run = run_of(arguments, "dual", settings)
+    run.start("dual", settings, overwrite=arguments.overwrite)
+    exchange_dir = arguments.exchange_dir or run.exchange
+    words = ["--config", run.config_path, "--out", run.folder, "--exchange-dir", exchange_dir,
+             "--quiet", "--end-with-stdin"]
+    progress = Progress(settings.iterations, ROLES, quiet=arguments.quiet)
+    readers = {role: MetricsReader(run.metrics_path(role)) for role in ROLES}
+    with Launcher(run, {role: [role, *words] for role in ROLES}) as launcher:
+        while launcher.wait(POLL_S) and launcher.failure() is None:
+            follow(readers, progress)
+        failure = launcher.failure()
+    follow(readers, progress)
+    progress.close()
+    if failure is not None:
+        print(failure.reason, file=sys.stderr)
+        discard_if_untrained(run)
+        return failure.code
+    report(run)
+    return 0
+
+
+def follow(readers: "dict[str, MetricsReader]", progress: Progress) -> None:
+    """Show what the roles have written since the last look, step by step."""
+    lines = [(line["step"], role, line) for role, reader in readers.items()
+             for line in reader.new()]
+    for _, role, line in sorted(lines, key=lambda entry: entry[:2]):
+        progress.show(role, line)
+
+
+def discard_if_untrained(run: "Run") -> None:
+    """A run that failed before its first iteration leaves no folder behind."""
+    if not run.roles:
+        run.clear()
+
+
+def report(run: "Run") -> None:
+    """Print the outcome and draw the curves."""
+    from dualnet.plot import draw
+
+    summary = run.summary()
+    draw([run.folder], [run.figure_path])
+    print(outcome(summary))
+    print(f"curves: {run.figure_path}\nsummary: {run.summary_path}")
+
+
+def outcome(summary: dict[str, Any]) -> str:
+    """The result of a run in a few lines."""
+    lines = [f"test accuracy {100 * summary['test_accuracy']:.2f} %"]
+    if "test_accuracy_merged" in summary:
+        lines = [f"test accuracy {100 * summary['test_accuracy']:.2f} % through conv3' of net2, "
+                 f"{100 * summary['test_accuracy_merged']:.2f} % through conv3 of net1"]
+    if summary["collapsed"]:
+        lines.append(f"warning: the net collapsed: {summary['collapse_reason']}")
+    shares = ", ".join(f"{role} {100 * share:.0f} %"
+                       for role, share in summary["wait_share"].items())
+    lines.append(f"{summary['iterations']} iterations in {summary['wall_s']:.1f} s, "
+                 f"{summary['images_per_s']:.0f} images/s; waiting: {shares}")
+    return "\n".join(lines)

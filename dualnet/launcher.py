@@ -1,0 +1,87 @@
+"""Start the roles of a run as processes, and end all of them together."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from dualnet.run import Run
+
+# What a role has to finish its iteration and say goodbye before it is killed.
+GRACE_S = 10.0
+PEER_LOST = 75
+
+
+class Failure(NamedTuple):
+    """The role that failed first, its exit code (128 + n for signal n), and why in a sentence."""
+
+    role: str
+    code: int
+    reason: str
+
+
+class Launcher:
+    """Runs `python -m dualnet ARGUMENTS` once per role, each writing to its log.
+
+    As a context manager it leaves no process behind.  Each role also ends when this process
+    disappears, because its standard input, a pipe from here, closes then.
+    """
+
+    def __init__(self, run: Run, arguments: Mapping[str, Sequence[str | Path]]) -> None:
+        self._run = run
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        for role, words in arguments.items():
+            with run.open_log(role) as log:
+                # A session of its own: Ctrl-C reaches this process alone, which passes it on.
+                self._processes[role] = subprocess.Popen(
+                    [sys.executable, "-m", "dualnet", *map(str, words)],
+                    stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until a role ends or the time is over; whether any role is still running."""
+        running = [process for process in self._processes.values() if process.poll() is None]
+        if running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running[0].wait(timeout_s)
+        return bool(running)
+
+    def failure(self) -> Failure | None:
+        """The first failure so far; of two at once the cause, not the one that lost its peer."""
+        codes = {role: process.poll() for role, process in self._processes.items()}
+        failed = [self._describe(role, code) for role, code in codes.items() if code]
+        return min(failed, key=lambda failure: failure.code == PEER_LOST, default=None)
+
+    def _describe(self, role: str, code: int) -> Failure:
+        log = self._run.log_path(role)
+        if code < 0:
+            name = signal.Signals(-code).name
+            return Failure(role, 128 - code, f"dualnet: {role} was ended by {name}, so this run "
+                           f"is over; its messages are in {log}")
+        said = log.read_text(encoding="utf-8", errors="replace").rstrip()
+        return Failure(role, code, said or f"dualnet: {role} ended with exit code {code}")
+
+    def stop(self) -> None:
+        """End what still runs: SIGTERM, and SIGKILL after a grace period."""
+        deadline = time.monotonic() + GRACE_S
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in self._processes.values():
+                if process.poll() is None:
+                    process.send_signal(number)
+            for process in self._processes.values():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(deadline - time.monotonic(), 0.1))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        self.stop()
+        for process in self._processes.values():
+            if process.stdin:
+                process.stdin.close()
