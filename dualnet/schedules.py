@@ -53,4 +53,21 @@ def lockstep(iterations: int, *, start: int = 0) -> Iterator[Turn]:
         yield Turn(step, ("net1", "net2"))
 
 
-SCHEDULES = {"lockstep": lockstep}
+def alternating(iterations: int, *, net1_steps: int, net2_steps: int,
+                start: int = 0) -> Iterator[Turn]:
+    """One role updates while the other's weights rest (Dziwulski 2017, section 9.6).
+
+    # steps                         net1     net2        (net1_steps = 50, net2_steps = 150)
+    # ---------------------------   ------   ------
+    # 0 .. 49, 200 .. 249, ...      update   rest
+    # 50 .. 199, 250 .. 399, ...    rest     update
+
+    Both roles see every batch, and the resting one answers it afresh.
+    """
+    for step in range(start, iterations):
+        is_net1 = step % (net1_steps + net2_steps) < net1_steps
+        yield Turn(step, ("net1",) if is_net1 else ("net2",))
+
+
+SCHEDULES: dict[str, Callable[..., Iterator[Turn]]] = {
+    "lockstep": lockstep, "alternating": alternating}

@@ -147,6 +147,8 @@ def test_the_recipe_of_the_thesis_is_what_its_finished_code_says():
     found = settings("--recipe", "thesis", config=DualConfig)
     assert (found.net, found.loss, found.solver) == ("caffenet", "euclidean", "caffe")
     assert (found.lr, found.lr_net1, found.weight_decay) == (4e-3, 5e-11, 5e-4)
+    assert (found.schedule, found.net1_steps, found.net2_steps, found.iterations) == (
+        "alternating", 50, 150, 8000)
     assert (found.batch_size, found.lr_step, found.bias_lr, found.bias_decay) == (1000, 2500, 2, 0)
     assert (found.mean, found.scale, found.equalise, found.bgr, found.mirror, found.crop) == (
         "none", 1.0, True, True, True, 0)

@@ -216,6 +216,17 @@ def test_net1_moves_unless_it_is_a_control_that_keeps_it_still(loss):
     assert moved == [loss not in ("frozen", "no_loss_weight"), True]
 
 
+def test_the_weights_of_the_resting_net_do_not_move():
+    settings = settings_for("admm", schedule="alternating", net1_steps=2, net2_steps=3)
+    for iterations, moved in ((2, [True, False]), (5, [True, True])):
+        parts = small_parts(settings)
+        before = [weights_of(part) for part in parts]
+        run_roles(settings.replace(iterations=iterations), parts, RandomBatches())
+        assert moved == [
+            any(not torch.equal(value, old[name]) for name, value in weights_of(part).items())
+            for part, old in zip(parts, before, strict=True)]
+
+
 def answers_of(loss, iterations=3):
     """What net2 sends and the y it computes, per iteration, with net1 held still."""
     settings = settings_for(loss, iterations=iterations, lr_net1=0.0, lr=0.0).resolved()

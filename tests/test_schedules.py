@@ -25,5 +25,18 @@ def test_in_lockstep_both_roles_move_in_every_iteration():
         (3, ("net1", "net2"))]
 
 
+def test_in_turns_one_role_moves_while_the_other_rests():
+    turns = schedules.alternating(9, net1_steps=1, net2_steps=3, start=2)
+    assert [(step, *updates) for step, updates in turns] == [
+        # 0 net1, 1 net2 before the start
+        (2, "net2"),
+        (3, "net2"),
+        (4, "net1"),
+        (5, "net2"),
+        (6, "net2"),
+        (7, "net2"),
+        (8, "net1")]
+
+
 def test_the_flag_offers_exactly_the_schedules_there_are():
     assert set(SCHEDULE_NAMES) == set(schedules.SCHEDULES)

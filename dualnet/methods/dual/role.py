@@ -41,13 +41,19 @@ class Role:
         """Train from iteration `start`, one record per iteration."""
         self._start = start
         self.channel.report(phase="train")
-        for turn in SCHEDULES[self.settings.schedule](self.settings.iterations, start=start):
+        for turn in self._turns(start):
             self.channel.report(step=turn.step)
             self.part.train()
             set_iteration(self.part, self.settings.seed, turn.step)
             record = self._iteration(turn)
             yield {"step": turn.step, "epoch": self.batches.epoch(turn.step + 1),
                    "lr": self.optimizer.lr(turn.step), **record}
+
+    def _turns(self, start: int) -> Iterator[Turn]:
+        settings = self.settings
+        lengths = {"net1_steps": settings.net1_steps, "net2_steps": settings.net2_steps}
+        return SCHEDULES[settings.schedule](settings.iterations, start=start,
+                                            **lengths if settings.schedule == "alternating" else {})
 
     def _iteration(self, turn: Turn) -> Record:
         raise NotImplementedError

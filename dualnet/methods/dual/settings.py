@@ -43,7 +43,7 @@ LOSSES = {
     "misaligned": Loss("earlier", lr_net1=_EUCLIDEAN),
     "no_loss_weight": Loss("y", weight=0.0, lr_net1=_EUCLIDEAN),
 }
-SCHEDULE_NAMES = ("lockstep",)
+SCHEDULE_NAMES = ("lockstep", "alternating")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class DualConfig(TrainConfig):
     """What `train dual`, `net1` and `net2` can be told."""
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "thesis": {**RECIPES["thesis"], "loss": "euclidean", "lr": 4e-3, "lr_net1": 5e-11}}
+        "thesis": {**RECIPES["thesis"], "loss": "euclidean", "lr": 4e-3, "lr_net1": 5e-11,
+                   "schedule": "alternating", "iterations": 8000}}
 
     cut: str = flag("pool2", "layer behind which the net is cut", group="dual net")
     before_activation: bool = flag(False, "compare the shared layer before its activation",
@@ -61,8 +62,12 @@ class DualConfig(TrainConfig):
     denominator: str = flag("constant", "denominator of the normalised losses: a constant in the"
                             " gradient, differentiated exactly, or the target's norm",
                             choices=("constant", "exact", "target"), group="dual net")
-    schedule: str = flag("lockstep", "whose weights move when", choices=SCHEDULE_NAMES,
-                         group="dual net")
+    schedule: str = flag("lockstep", "whose weights move when: both in every iteration, or in"
+                         " turns", choices=SCHEDULE_NAMES, group="dual net")
+    net1_steps: int = flag(50, "iterations of a turn of net1, with --schedule alternating",
+                           minimum=1, group="dual net")
+    net2_steps: int = flag(150, "iterations of a turn of net2, with --schedule alternating",
+                           minimum=1, group="dual net")
     lr_net1: float | None = flag(None, "learning rate of net1; auto: that of net2 for admm, 1e-5"
                                  " for euclidean, 1e-4 for the normalised losses (1e-3 with"
                                  " --denominator exact)", minimum=0, group="dual net")
