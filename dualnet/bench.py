@@ -23,18 +23,26 @@ def exchange(folder: Path, num_bytes: int, count: int) -> dict[str, list[float]]
     memcpy     two copies in memory, what writing and reading must cost at least
     save_load  np.save to a file in `folder` and np.load of it, in one process
     """
-    folder = Path(tempfile.mkdtemp(prefix="dualnet-bench-", dir=folder))
+    with tempfile.TemporaryDirectory(prefix="dualnet-bench-", dir=folder) as scratch:
+        return {"exchange": _exchange(Path(scratch, "exchange"), num_bytes, count),
+                **_in_one_process(Path(scratch, "plain.npy"), num_bytes, count)}
+
+
+def _exchange(folder: Path, num_bytes: int, count: int) -> list[float]:
     context = multiprocessing.get_context("spawn")
     times, child_times = context.Pipe(duplex=False)
     receiver = context.Process(target=_receive, args=(folder, num_bytes, count, child_times))
     receiver.start()
     try:
         _send(folder, num_bytes, count)
-        found = {"exchange": times.recv()}
+        return times.recv()
     finally:
         receiver.join(60)
+
+
+def _in_one_process(path: Path, num_bytes: int, count: int) -> dict[str, list[float]]:
     payload = np.random.default_rng(0).integers(0, 255, num_bytes, dtype=np.uint8)
-    target, copy, path = np.empty_like(payload), np.empty_like(payload), folder / "plain.npy"
+    target, copy = np.empty_like(payload), np.empty_like(payload)
 
     def memcpy() -> None:
         np.copyto(copy, payload)
@@ -44,10 +52,7 @@ def exchange(folder: Path, num_bytes: int, count: int) -> dict[str, list[float]]
         np.save(path, payload)
         np.load(path)
 
-    found["memcpy"] = _timed(memcpy, count)
-    found["save_load"] = _timed(save_load, count)
-    path.unlink()
-    return found
+    return {"memcpy": _timed(memcpy, count), "save_load": _timed(save_load, count)}
 
 
 def _timed(action: Callable[[], None], count: int) -> list[float]:

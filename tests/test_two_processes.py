@@ -1,5 +1,6 @@
 """The commands as a user runs them: real processes, a real folder, real kills."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -279,3 +280,29 @@ def test_the_front_door_explains_itself():
     found = subprocess.run([ROOT / "run_two_gpu.sh", "-h"], capture_output=True, text=True,
                            timeout=10)
     assert found.returncode == 0 and "usage: ./run_two_gpu.sh [FLAGS]" in found.stdout
+
+
+@pytest.mark.slow
+def test_memory_and_files_stay_flat_over_thousands_of_iterations(tmp_path):
+    process = start("train", "dual", "--data", "cifar10", "--batch-size", "2", "--iterations",
+                    "4000", "--log-every", "100", "--lr", "1e-4", "--threads", "1", "--out", "run",
+                    folder=tmp_path)
+    folders = {role: tmp_path / "run" / role for role in ("net1", "net2")}
+    resident = {role: {} for role in folders}           # step -> kB
+    while process.poll() is None:
+        assert len(list((tmp_path / "run" / "exchange").rglob("pool2-*.npy"))) <= 3
+        for role, folder in folders.items():
+            lines = (folder / "metrics.jsonl").read_text().splitlines() if (
+                folder / "metrics.jsonl").exists() else []
+            pid = json.loads((folder / "env.json").read_text())["pid"] if lines else 0
+            if lines and is_alive(pid):
+                status = Path(f"/proc/{pid}/status").read_text()
+                step = json.loads(lines[-1])["step"]
+                resident[role][step] = int(status.split("VmRSS:")[1].split()[0])
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
+    assert process.returncode == 0, process.stderr.read()
+    for found in resident.values():
+        early = min(size for step, size in found.items() if 500 <= step <= 1500)
+        late = max(size for step, size in found.items() if 3000 <= step < 4000)
+        assert late - early < 5_000                     # kB; a leaked message has 16 kB
