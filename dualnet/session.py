@@ -1,5 +1,6 @@
 """One process of a run, from its settings to its summary."""
 
+import importlib.metadata
 import os
 import platform
 import socket
@@ -79,6 +80,7 @@ def role(name: str, settings: DualConfig, run: Run, exchange_dir: Path, *,
         metrics = run.open_metrics(name, environment(device))
         clock = Clock(channel)
         for last in train(method, settings, metrics, clock, channel.generation):
+            channel.report(**_live(last, settings.iterations))
             yield last
         run.save_checkpoint(name, settings.iterations, method.state_dict())
         mine = {"wait_share": clock.wait_share(), "bytes": channel.bytes_sent, "pid": os.getpid()}
@@ -92,6 +94,16 @@ def role(name: str, settings: DualConfig, run: Run, exchange_dir: Path, *,
             "wait_share": {each: info["wait_share"] for each, info in both.items()},
             "pids": {each: info["pid"] for each, info in both.items()},
             "bytes_exchanged": sum(info["bytes"] for info in both.values())})
+
+
+def _live(line: Record, iterations: int) -> dict[str, Any]:
+    """What onlookers are told of a line of metrics; see the command `status`."""
+    if line["split"] != "train":
+        return {}
+    keys = ("loss", "accuracy", "images_per_s", "wait_share")
+    shown: dict[str, Any] = {key: line[key] for key in keys if key in line}
+    left_s = line["time_s"] / line["step"] * (iterations - line["step"])
+    return {**shown, "iterations": iterations, "left_s": left_s}
 
 
 def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
@@ -142,13 +154,36 @@ def prepare_machine(settings: TrainConfig, name: str, roles: tuple[str, ...]) ->
 def environment(device: torch.device) -> dict[str, Any]:
     """Where and with what a process ran: the content of env.json."""
     return {
-        "device": str(device),
-        "device_name": (torch.cuda.get_device_name(device) if device.type == "cuda"
-                        else platform.processor() or platform.machine()),
+        "device": str(device), "device_name": _device_name(device),
         "threads": torch.get_num_threads(), "cores": os.cpu_count(), "host": socket.gethostname(),
-        "pid": os.getpid(), "arguments": sys.argv[1:], "python": platform.python_version(),
-        "torch": torch.__version__, "numpy": np.__version__, "dualnet": dualnet.__version__,
+        "pid": os.getpid(), "arguments": sys.argv[1:], **versions(),
         "started": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    return {"dualnet": dualnet.__version__, "python": platform.python_version(),
+            "torch": torch.__version__, "numpy": np.__version__,
+            "filelock": importlib.metadata.version("filelock")}
+
+
+def machine() -> dict[str, str]:
+    """What training would run on here, in words."""
+    num_gpus = torch.cuda.device_count()
+    devices = [torch.device(f"cuda:{number}") for number in range(num_gpus)] or [
+        torch.device("cpu")]
+    chosen = {role: device_of(role, ROLES, "auto", num_gpus) for role in ROLES}
+    return {"system": platform.platform(),
+            "devices": ", ".join(f"{device} ({_device_name(device)})" for device in devices),
+            "cuda": torch.version.cuda or "not built in",
+            "cores": f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}",
+            "roles": ", ".join(f"{role} on {device}" for role, device in chosen.items())}
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
 
 
 def common_summary(method_name: str, settings: TrainConfig, method: Method,

@@ -12,6 +12,7 @@ from .errors import (
     WaitTimeout,
 )
 from .exchange import Exchange
+from .observe import Observation, is_exchange, observe
 from .profile import Profile, detect
 from .storage import Storage
 
@@ -21,6 +22,7 @@ __all__ = [
     "HandshakeMismatch",
     "InvalidMessage",
     "NonFinite",
+    "Observation",
     "PeerFailed",
     "PeerLost",
     "Profile",
@@ -29,4 +31,6 @@ __all__ = [
     "StorageError",
     "WaitTimeout",
     "detect",
+    "is_exchange",
+    "observe",
 ]

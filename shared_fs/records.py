@@ -141,6 +141,11 @@ def write_run(storage: Storage, generation: Generation, leader: Hello) -> None:
     storage.create_once("RUN.json", _pretty(run))
 
 
+def read_run(storage: Storage) -> dict[str, Any]:
+    """What RUN.json says; empty before a generation was committed."""
+    return _read(storage, "RUN.json", RECORD_LIMIT)
+
+
 def _hello_name(role: str) -> str:
     return f"hello/{role}.json"
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from dualnet import __version__
-from dualnet.cli import bench, evaluate, plot, role, train
+from dualnet.cli import bench, doctor, evaluate, plot, role, status, train
 from dualnet.cli.exit_codes import EXIT_CODES, explain
 from dualnet.cli.parser import Parser, with_dashes
 
@@ -32,7 +32,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"dualnet {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True,
                                      parser_class=Parser)
-    for command in (train, role, plot, evaluate, bench):
+    for command in (train, role, status, plot, evaluate, doctor, bench):
         command.add(commands)
     return parser
 
