@@ -11,7 +11,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from dualnet.errors import UserError
@@ -108,9 +108,14 @@ class Config:
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def field_names(config: type[Config]) -> list[str]:
+    """The names of all settings of `config`."""
+    return [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+
+
 def check_keys(config: type[Config], keys: Iterable[str], source: str) -> None:
     """Raises UserError if `source` sets something that `config` does not know."""
-    known = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    known = field_names(config)
     for key in keys:
         if key not in known:
             raise UserError(f"{source} sets '{key}', which is no setting here{nearest(key, known)}")
@@ -122,10 +127,16 @@ def from_dict(config: type[Config], values: Mapping[str, Any], source: str) -> A
     return config(**values)
 
 
-def add_flags(parser: argparse.ArgumentParser, config: type[Config]) -> None:
-    """One flag per field; a flag that is not given leaves no trace in the parsed arguments."""
+def add_flags(parser: argparse.ArgumentParser, config: type[Config],
+              without: Sequence[str] = ()) -> None:
+    """One flag per field; a flag that is not given leaves no trace in the parsed arguments.
+
+    without  fields that get no flag
+    """
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        if field.name in without:
+            continue
         title = field.metadata["group"]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)

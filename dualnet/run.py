@@ -2,6 +2,7 @@
 
     runs/<name>/config.json                 all settings
                 summary.json                the outcome, written once, at the end
+                failure.json                in its place, if the training diverged: when and why
                 loss.png                    curves
                 <role>/env.json             machine, device and versions of the process
                 <role>/train.log                messages of a role that `train dual` started
@@ -67,6 +68,7 @@ class Run:
         self.folder = folder
         self.config_path = folder / "config.json"
         self.summary_path = folder / "summary.json"
+        self.failure_path = folder / "failure.json"
         self.figure_path = folder / "loss.png"
         self.exchange = folder / "exchange"
 
@@ -105,19 +107,24 @@ class Run:
         folder belongs to other settings."""
         if overwrite or not self.config_path.exists():
             return
+        self.check_settings(method, settings)
+        if self.metrics_path(role).exists():
+            raise self._taken()
+
+    def check_settings(self, method: str, settings: Config) -> None:
+        """Raises UserError if the folder belongs to a run with other settings."""
         found = self.config()
         for key, value in {"method": method, **settings.agreed()}.items():
             if found.get(key) != value:
                 raise UserError(f"{self.folder} belongs to a run with {key} = {found.get(key)!r}, "
                                 f"not {value!r}; choose another folder with --out")
-        if self.metrics_path(role).exists():
-            raise self._taken()
 
     def join(self, role: str, method: str, settings: Config, *, overwrite: bool = False) -> None:
         """Enter the folder as one of several roles, whichever comes first; see `admit`."""
         self.admit(role, method, settings, overwrite=overwrite)
         if overwrite:
-            self.summary_path.unlink(missing_ok=True)
+            for path in (self.summary_path, self.failure_path):
+                path.unlink(missing_ok=True)
             shutil.rmtree(self.metrics_path(role).parent, ignore_errors=True)
         if overwrite or not self.config_path.exists():
             self._write_config(method, settings)
@@ -131,13 +138,15 @@ class Run:
         for folder in (self.exchange, *roles):
             if folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder)
-        for path in (self.summary_path, self.figure_path, self.config_path):
+        for path in (self.summary_path, self.failure_path, self.figure_path, self.config_path):
             path.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 
     def _taken(self) -> UserError:
-        state = "a finished run" if self.summary_path.exists() else "a run that did not finish"
+        state = ("a finished run" if self.summary_path.exists() else
+                 "a run that diverged" if self.failure_path.exists() else
+                 "a run that did not finish")
         return UserError(f"{self.folder} holds {state}; choose another folder with --out, or "
                          "replace it with --overwrite")
 
@@ -176,6 +185,10 @@ class Run:
         """Write summary.json: from now on the run counts as finished."""
         _publish_json(self.summary_path, summary)
 
+    def write_divergence(self, step: int, reason: str) -> None:
+        """Write failure.json: the training diverged in iteration `step`, counted from 1."""
+        _publish_json(self.failure_path, {"diverged": True, "step": step, "reason": reason})
+
     # -- reading a run -------------------------------------------------------------------------
 
     def config(self) -> dict[str, Any]:
@@ -185,6 +198,15 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The outcome.  Raises UserError if the run has not finished."""
         return self._read_json(self.summary_path)
+
+    def divergence(self) -> dict[str, Any] | None:
+        """`step` and `reason` of a run that diverged; None of one that did not."""
+        return self._read_json(self.failure_path) if self.failure_path.exists() else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether training it again would give the same: it has finished, or it diverged."""
+        return self.summary_path.exists() or self.failure_path.exists()
 
     def metrics(self, role: str) -> list[dict[str, Any]]:
         """The role's records in order."""

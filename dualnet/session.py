@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from dualnet.cut import join
 from dualnet.data.batches import Batches, Preprocessing
 from dualnet.data.dataset import Dataset
 from dualnet.devices import device_of
+from dualnet.errors import Diverged
 from dualnet.evaluate import score
 from dualnet.methods.dual.build import build_parts, build_role, describe_wire
 from dualnet.methods.dual.settings import DualConfig
@@ -32,7 +34,7 @@ from dualnet.methods.protocol import Method, Record
 from dualnet.methods.single import Single
 from dualnet.run import Run
 from dualnet.train import Clock, train
-from shared_fs import Exchange
+from shared_fs import Exchange, NonFinite
 
 
 def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
@@ -44,8 +46,9 @@ def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
     metrics = run.open_metrics(Single.name, environment(device))
     clock = Clock()
     last: Record = {}
-    for last in train(method, settings, metrics, clock):
-        yield last
+    with _divergence_noted(run, clock):
+        for last in train(method, settings, metrics, clock):
+            yield last
     run.save_checkpoint(Single.name, settings.iterations, method.state_dict())
     run.write_summary({
         **common_summary(Single.name, settings, method, clock), "test_accuracy": last["accuracy"],
@@ -79,9 +82,10 @@ def role(name: str, settings: DualConfig, run: Run, exchange_dir: Path, *,
         method = build_role(name, settings, parts, wire, batches, channel, device)
         metrics = run.open_metrics(name, environment(device))
         clock = Clock(channel)
-        for last in train(method, settings, metrics, clock, channel.generation):
-            channel.report(**_live(last, settings.iterations))
-            yield last
+        with _divergence_noted(run, clock):
+            for last in train(method, settings, metrics, clock, channel.generation):
+                channel.report(**_live(last, settings.iterations))
+                yield last
         run.save_checkpoint(name, settings.iterations, method.state_dict())
         mine = {"wait_share": clock.wait_share(), "bytes": channel.bytes_sent, "pid": os.getpid()}
         channel.report(phase="done", step=settings.iterations, **mine)
@@ -104,6 +108,16 @@ def _live(line: Record, iterations: int) -> dict[str, Any]:
     shown: dict[str, Any] = {key: line[key] for key in keys if key in line}
     left_s = line["time_s"] / line["step"] * (iterations - line["step"])
     return {**shown, "iterations": iterations, "left_s": left_s}
+
+
+@contextmanager
+def _divergence_noted(run: Run, clock: Clock) -> Iterator[None]:
+    """Leaves failure.json behind when the training diverges."""
+    try:
+        yield
+    except (Diverged, NonFinite) as error:
+        run.write_divergence(clock.done + 1, str(error))
+        raise
 
 
 def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:

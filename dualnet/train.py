@@ -39,10 +39,14 @@ class Meter:
 
 
 class Clock:
-    """Seconds this process has trained, and how many of them it waited for a peer."""
+    """How long this process has trained, and how many of the seconds it waited for a peer.
+
+    done  iterations that are over
+    """
 
     def __init__(self, channel: Any = None) -> None:
         self._channel = channel
+        self.done = 0
         self._started = time.monotonic()
         self._waited_s = self.wait_s()
 
@@ -83,6 +87,7 @@ def train(method: Method, settings: TrainConfig, metrics: MetricsFile, clock: Cl
             if score:
                 line = {"step": step, "epoch": record["epoch"], **score}
                 yield _write(metrics, line, "test", clock, generation)
+        clock.done = step + 1
 
 
 def _write(metrics: MetricsFile, line: Record, split: str, clock: Clock,

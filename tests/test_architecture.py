@@ -54,11 +54,12 @@ ALLOWED = {
     "optimizer": {"caffe", "schedules"}, "evaluate": {"data"}, "channel": {"shared_fs"},
     "methods": {"methods", "channel", "cut", "data", "evaluate", "losses", "nets", "optimizer",
                 "schedules"},
-    "run": {"shared_fs"}, "plot": {"run"}, "launcher": {"run"}, "train": {"methods", "run"},
+    "run": {"shared_fs"}, "variants": {"methods"}, "plot": {"run", "variants"},
+    "compare": {"run", "variants"}, "launcher": {"run"}, "train": {"methods", "run"},
     "bench": {"shared_fs"},
     "session": {"channel", "cut", "data", "devices", "evaluate", "methods", "nets", "run",
                 "train", "shared_fs"},
-    "cli": {"cli", "bench", "data", "launcher", "methods", "plot", "run", "session",
+    "cli": {"cli", "bench", "compare", "data", "launcher", "methods", "plot", "run", "session",
             "shared_fs"},
     "__init__": set(), "__main__": {"cli"}, "bootstrap": set(),
 }
@@ -89,8 +90,9 @@ def test_shared_fs_knows_nothing_of_training():
         assert not foreign, f"{path} imports {sorted(foreign)}"
 
 
-@pytest.mark.parametrize("module", ["dualnet.cli", "dualnet.plot", "dualnet.run", "dualnet.data",
-                                    "dualnet.nets", "dualnet.methods.dual.settings", "shared_fs"])
+@pytest.mark.parametrize("module", ["dualnet.cli", "dualnet.compare", "dualnet.plot",
+                                    "dualnet.run", "dualnet.data", "dualnet.nets",
+                                    "dualnet.methods.dual.settings", "shared_fs"])
 def test_importing_does_not_pull_in_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

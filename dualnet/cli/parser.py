@@ -49,13 +49,14 @@ def with_dashes(argv: Sequence[str]) -> list[str]:
     return [dashes(word) if word.startswith("--") else word for word in argv]
 
 
-def add_settings(parser: argparse.ArgumentParser, config: type[Config]) -> None:
-    """The flags of `config`, and those that set many of them at once."""
+def add_settings(parser: argparse.ArgumentParser, config: type[Config],
+                 without: Sequence[str] = ()) -> None:
+    """The flags of `config`, and those that set many of them at once; see `add_flags`."""
     parser.add_argument("--config", type=Path, metavar="FILE",
                         help="config.json of a run, to start from its settings")
     parser.add_argument("--recipe", metavar="NAME",
                         help=f"named settings: {', '.join(config.recipes)}")
-    add_flags(parser, config)
+    add_flags(parser, config, without)
 
 
 def settings_of(arguments: argparse.Namespace, config: type[Config], method: str) -> Any:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dualnet.cli.progress import clock, train_text
+from dualnet.cli.progress import clock_text, train_text
 from dualnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def describe(role: "Observation") -> str:
     if "loss" in info:
         text += f", {train_text([info])}"
     left = info.get("left_s")
-    return text + (f", ETA {clock(left)}" if left is not None and role.state == "running" else "")
+    return text + (f", ETA {clock_text(left)}" if left is not None and role.state == "running" else "")
 
 
 def last_line(records: list[dict[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import ROLES
 
 if TYPE_CHECKING:
+    from dualnet.launcher import Failure
     from dualnet.run import MetricsReader, Run
 
 POLL_S = 0.1
@@ -70,32 +71,48 @@ def train_single(arguments: argparse.Namespace) -> int:
     """The command `train single`."""
     settings = resolve_data(settings_of(arguments, TrainConfig, "single"))
     run = run_of(arguments, "single", settings)
+    run_single(settings, run, overwrite=arguments.overwrite, quiet=arguments.quiet)
+    report(run)
+    return 0
+
+
+def run_single(settings: TrainConfig, run: "Run", *, overwrite: bool, quiet: bool) -> None:
+    """Train the uncut net in this process, into `run`."""
     from dualnet import session
 
-    run.start("single", settings, overwrite=arguments.overwrite)
-    progress = Progress(settings.iterations, ("single",), quiet=arguments.quiet)
+    run.start("single", settings, overwrite=overwrite)
+    progress = Progress(settings.iterations, ("single",), quiet=quiet)
     try:
         for line in session.single(settings, run):
             progress.show("single", line)
     finally:
         progress.close()
         discard_if_untrained(run)
+
+
+def train_dual(arguments: argparse.Namespace) -> int:
+    """The command `train dual`: trains, says how it went, draws the curves."""
+    settings = resolve_data(settings_of(arguments, DualConfig, "dual").resolved())
+    run = run_of(arguments, "dual", settings)
+    failure = run_dual(settings, run, arguments.exchange_dir or run.exchange,
+                       overwrite=arguments.overwrite, quiet=arguments.quiet)
+    if failure is not None:
+        print(failure.reason, file=sys.stderr)
+        return failure.code
     report(run)
     return 0
 
 
-def train_dual(arguments: argparse.Namespace) -> int:
-    """The command `train dual`: starts both roles, follows them, draws the curves."""
+def run_dual(settings: DualConfig, run: "Run", exchange_dir: Path, *, overwrite: bool,
+             quiet: bool) -> "Failure | None":
+    """Start both roles as processes that train into `run`, and follow them to their end."""
     from dualnet.launcher import Launcher
     from dualnet.run import MetricsReader
 
-    settings = resolve_data(settings_of(arguments, DualConfig, "dual").resolved())
-    run = run_of(arguments, "dual", settings)
-    run.start("dual", settings, overwrite=arguments.overwrite)
-    exchange_dir = arguments.exchange_dir or run.exchange
-    words = ["--config", run.config_path, "--out", run.folder, "--exchange-dir", exchange_dir,
-             "--quiet", "--end-with-stdin"]
-    progress = Progress(settings.iterations, ROLES, quiet=arguments.quiet)
+    run.start("dual", settings, overwrite=overwrite)
+    words: list[str | Path] = ["--config", run.config_path, "--out", run.folder,
+                               "--exchange-dir", exchange_dir, "--quiet", "--end-with-stdin"]
+    progress = Progress(settings.iterations, ROLES, quiet=quiet)
     readers = {role: MetricsReader(run.metrics_path(role)) for role in ROLES}
     with Launcher(run, {role: [role, *words] for role in ROLES}) as launcher:
         while launcher.wait(POLL_S) and launcher.failure() is None:
@@ -104,11 +121,8 @@ def train_dual(arguments: argparse.Namespace) -> int:
     follow(readers, progress)
     progress.close()
     if failure is not None:
-        print(failure.reason, file=sys.stderr)
         discard_if_untrained(run)
-        return failure.code
-    report(run)
-    return 0
+    return failure
 
 
 def follow(readers: "dict[str, MetricsReader]", progress: Progress) -> None:
