@@ -62,8 +62,9 @@ def describe(role: "Observation") -> str:
     text += f"; iteration {role.status.step + 1} of {info.get('iterations', '?')}"
     if "loss" in info:
         text += f", {train_text([info])}"
-    left = info.get("left_s")
-    return text + (f", ETA {clock_text(left)}" if left is not None and role.state == "running" else "")
+    if "left_s" in info and role.state == "running":
+        text += f", ETA {clock_text(info['left_s'])}"
+    return text
 
 
 def last_line(records: list[dict[str, Any]]) -> str:
