@@ -1,30 +1,22 @@
 """One process of a run, from its settings to its summary."""
 
-import importlib.metadata
 import os
-import platform
-import socket
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-import dualnet
-from dualnet import data, nets
+from dualnet import data, machine, nets
 from dualnet.channel import FileChannel
 from dualnet.config import TrainConfig, from_dict
 from dualnet.cut import join
 from dualnet.data.batches import Batches, Preprocessing
 from dualnet.data.dataset import Dataset
-from dualnet.devices import device_of
 from dualnet.errors import Diverged
 from dualnet.evaluate import score
 from dualnet.methods.dual.build import build_parts, build_role, describe_wire
@@ -39,11 +31,11 @@ from shared_fs import Exchange, NonFinite
 
 def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
     """Train the uncut net; yields each line of metrics and leaves summary.json behind."""
-    device = prepare_machine(settings, Single.name, (Single.name,))
+    device = machine.prepare(settings, Single.name, (Single.name,))
     dataset, batches = load_data(settings)
     net = nets.build(settings.net, dataset.input_shape, dataset.num_classes)
     method = Single(settings, net, batches, device)
-    metrics = run.open_metrics(Single.name, environment(device))
+    metrics = run.open_metrics(Single.name, machine.environment(device))
     clock = Clock()
     last: Record = {}
     with _divergence_noted(run, clock):
@@ -62,7 +54,7 @@ def role(name: str, settings: DualConfig, run: Run, exchange_dir: Path, *,
 
     net2 leaves summary.json behind.  Raises the errors of shared_fs.
     """
-    device = prepare_machine(settings, name, ROLES)
+    device = machine.prepare(settings, name, ROLES)
     dataset, batches = load_data(settings)
     parts = build_parts(settings, nets.build(settings.net, dataset.input_shape,
                                              dataset.num_classes))
@@ -80,7 +72,7 @@ def role(name: str, settings: DualConfig, run: Run, exchange_dir: Path, *,
         run.join(name, "dual", settings, overwrite=overwrite)
         channel = FileChannel(exchange)
         method = build_role(name, settings, parts, wire, batches, channel, device)
-        metrics = run.open_metrics(name, environment(device))
+        metrics = run.open_metrics(name, machine.environment(device))
         clock = Clock(channel)
         with _divergence_noted(run, clock):
             for last in train(method, settings, metrics, clock, channel.generation):
@@ -130,7 +122,7 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
     method = values.pop("method")
     settings = from_dict({"dual": DualConfig, "single": TrainConfig}[method], values,
                          str(run.config_path))
-    device = prepare_machine(settings, Single.name, (Single.name,))
+    device = machine.prepare(settings, Single.name, (Single.name,))
     dataset, batches = load_data(settings)
     net = nets.build(settings.net, dataset.input_shape, dataset.num_classes)
     accuracy = partial(_accuracy, batches=batches, device=device, settings=settings)
@@ -157,47 +149,6 @@ def load_data(settings: TrainConfig) -> tuple[Dataset, Batches]:
         mean=settings.mean, scale=settings.scale, equalise=settings.equalise, bgr=settings.bgr,
         mirror=settings.mirror, crop=settings.crop)
     return dataset, Batches(dataset, settings.batch_size, settings.seed, preprocessing)
-
-
-def prepare_machine(settings: TrainConfig, name: str, roles: tuple[str, ...]) -> torch.device:
-    """Set the number of threads and choose the device of role `name`."""
-    torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
-    return torch.device(device_of(name, roles, settings.device, torch.cuda.device_count()))
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Where and with what a process ran: the content of env.json."""
-    return {
-        "device": str(device), "device_name": _device_name(device),
-        "threads": torch.get_num_threads(), "cores": os.cpu_count(), "host": socket.gethostname(),
-        "pid": os.getpid(), "arguments": sys.argv[1:], **versions(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds")}
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    return {"dualnet": dualnet.__version__, "python": platform.python_version(),
-            "torch": torch.__version__, "numpy": np.__version__,
-            "filelock": importlib.metadata.version("filelock")}
-
-
-def machine() -> dict[str, str]:
-    """What training would run on here, in words."""
-    num_gpus = torch.cuda.device_count()
-    devices = [torch.device(f"cuda:{number}") for number in range(num_gpus)] or [
-        torch.device("cpu")]
-    chosen = {role: device_of(role, ROLES, "auto", num_gpus) for role in ROLES}
-    return {"system": platform.platform(),
-            "devices": ", ".join(f"{device} ({_device_name(device)})" for device in devices),
-            "cuda": torch.version.cuda or "not built in",
-            "cores": f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}",
-            "roles": ", ".join(f"{role} on {device}" for role, device in chosen.items())}
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()
 
 
 def common_summary(method_name: str, settings: TrainConfig, method: Method,

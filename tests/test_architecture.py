@@ -57,10 +57,11 @@ ALLOWED = {
     "run": {"shared_fs"}, "variants": {"methods"}, "plot": {"run", "variants"},
     "compare": {"run", "variants"}, "launcher": {"run"}, "train": {"methods", "run"},
     "bench": {"shared_fs"},
-    "session": {"channel", "cut", "data", "devices", "evaluate", "methods", "nets", "run",
-                "train", "shared_fs"},
-    "cli": {"cli", "bench", "compare", "data", "launcher", "methods", "plot", "run", "session",
-            "shared_fs"},
+    "machine": {"devices"},
+    "session": {"channel", "cut", "data", "evaluate", "machine", "methods", "nets", "run", "train",
+                "shared_fs"},
+    "cli": {"cli", "bench", "compare", "data", "launcher", "machine", "methods", "plot", "run",
+            "session", "shared_fs"},
     "__init__": set(), "__main__": {"cli"}, "bootstrap": set(),
 }
 

@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from dualnet.methods.dual.wire import ROLES
+
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
@@ -12,8 +14,8 @@ def add(commands: Any) -> None:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """The command `doctor`."""
-    from dualnet import session
+    from dualnet import machine
 
-    for name, value in {**session.versions(), **session.machine()}.items():
+    for name, value in {**machine.versions(), **machine.describe(ROLES)}.items():
         print(f"{name:9} {value}")
     return 0
