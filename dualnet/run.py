@@ -125,14 +125,21 @@ class Run:
         if overwrite:
             for path in (self.summary_path, self.failure_path):
                 path.unlink(missing_ok=True)
-            shutil.rmtree(self.metrics_path(role).parent, ignore_errors=True)
+            if self.metrics_path(role).exists():
+                shutil.rmtree(self.metrics_path(role).parent)
         if overwrite or not self.config_path.exists():
             self._write_config(method, settings)
 
     def clear(self) -> None:
-        """Remove the run, and only that: what this class names, in a folder with a config.json."""
+        """Remove the run, and only that: what this class names, in a folder with a config.json.
+
+        Raises UserError if that file is not of a run.
+        """
         if not self.config_path.exists():
             return
+        if "method" not in self.config():
+            raise UserError(f"{self.config_path} is not of a run, so nothing is replaced there; "
+                            "choose another folder with --out")
         roles = {path.parent for name in ("train.log", "metrics.jsonl")
                  for path in self.folder.glob(f"*/{name}")}
         for folder in (self.exchange, *roles):

@@ -57,6 +57,13 @@ def test_clearing_a_run_keeps_what_is_not_its_own(tmp_path):
     assert left == ["net1", "net1/thesis.txt", "notes.txt"]
 
 
+def test_a_folder_with_somebody_elses_config_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text('{"editor": "vi"}')
+    with pytest.raises(UserError, match="is not of a run"):
+        Run(tmp_path).start("dual", SETTINGS, overwrite=True)
+    assert (tmp_path / "config.json").read_text() == '{"editor": "vi"}'
+
+
 def test_the_second_role_joins_and_a_third_is_refused(tmp_path):
     run = Run(tmp_path / "run")
     for role in ("net1", "net2"):
