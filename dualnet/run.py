@@ -215,6 +215,11 @@ class Run:
         """Whether training it again would give the same: it has finished, or it diverged."""
         return self.summary_path.exists() or self.failure_path.exists()
 
+    def environment(self, role: str) -> dict[str, Any] | None:
+        """Where `role` runs or ran: its env.json; None before it has started."""
+        path = self.metrics_path(role).parent / "env.json"
+        return self._read_json(path) if path.exists() else None
+
     def metrics(self, role: str) -> list[dict[str, Any]]:
         """The role's records in order."""
         return MetricsReader(self.metrics_path(role)).new()

@@ -82,6 +82,7 @@ def test_train_dual_leaves_a_summary_curves_and_an_empty_exchange(dual_run):
     assert len(set(summary["pids"].values())) == 2
     assert summary["test_accuracy"] == summary["test_accuracy_merged"]
     assert f"{100 * summary['test_accuracy']:.2f} % through conv3' of net2" in out
+    assert "net1 on cpu (" in err and "net2 on cpu (" in err
     assert "step 4/5  loss1 " in err and "ETA" in err
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert not list((folder / "exchange").rglob("*.npy"))

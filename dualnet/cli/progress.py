@@ -33,6 +33,11 @@ class Progress:
                 and len(self._lines) == len(self._roles):
             self._show_step(line["step"])
 
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if not self._quiet:
+            self._write(text)
+
     def close(self) -> None:
         """Leave the bar as it is."""
         if self._bar:

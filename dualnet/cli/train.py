@@ -115,7 +115,10 @@ def run_dual(settings: DualConfig, run: "Run", exchange_dir: Path, *, overwrite:
     progress = Progress(settings.iterations, ROLES, quiet=quiet)
     readers = {role: MetricsReader(run.metrics_path(role)) for role in ROLES}
     with Launcher(run, {role: [role, *words] for role in ROLES}) as launcher:
+        devices = ""
         while launcher.wait(POLL_S) and launcher.failure() is None:
+            if not devices and (devices := devices_of(run)):
+                progress.say(devices)
             follow(readers, progress)
         failure = launcher.failure()
     follow(readers, progress)
@@ -123,6 +126,14 @@ def run_dual(settings: DualConfig, run: "Run", exchange_dir: Path, *, overwrite:
     if failure is not None:
         discard_if_untrained(run)
     return failure
+
+
+def devices_of(run: "Run") -> str:
+    """Which role runs where, once all have started; empty before."""
+    found = {role: run.environment(role) for role in ROLES}
+    texts = [f"{role} on {where['device']} ({where['device_name']}, {where['threads']} threads)"
+             for role, where in found.items() if where is not None]
+    return ", ".join(texts) if len(texts) == len(ROLES) else ""
 
 
 def follow(readers: "dict[str, MetricsReader]", progress: Progress) -> None:
