@@ -1,5 +1,6 @@
 """One process of a run, from its settings to its summary."""
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -97,7 +98,8 @@ def _live(line: Record, iterations: int) -> dict[str, Any]:
     if line["split"] != "train":
         return {}
     keys = ("loss", "accuracy", "images_per_s", "wait_share")
-    shown: dict[str, Any] = {key: line[key] for key in keys if key in line}
+    shown: dict[str, Any] = {key: line[key] if math.isfinite(line[key]) else None
+                             for key in keys if key in line}
     left_s = line["time_s"] / line["step"] * (iterations - line["step"])
     return {**shown, "iterations": iterations, "left_s": left_s}
 
