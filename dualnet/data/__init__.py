@@ -9,6 +9,7 @@ from dualnet.data.dataset import Dataset
 # Each module has `load(folder) -> Dataset`.
 DATASETS: dict[str, str] = {
     "cifar10": "dualnet.data.cifar10",
+    "mnist": "dualnet.data.mnist",
     "shapes": "dualnet.data.shapes",
 }
 
