@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from dualnet import __version__
-from dualnet.cli import bench, evaluate, plot, role, train
+from dualnet.cli import bench, data, evaluate, plot, role, train
 from dualnet.cli.exit_codes import EXIT_CODES, explain
 from dualnet.cli.parser import Parser, with_dashes
 
@@ -18,6 +18,7 @@ examples:
   dualnet train dual --iterations 300
   dualnet train single --data cifar10 --seed 1
   dualnet net1 --exchange-dir /mnt/shared/run1     (and net2 on another machine)
+  dualnet data fetch cifar10
   dualnet plot runs/*
 
 exit codes:
@@ -32,7 +33,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"dualnet {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True,
                                      parser_class=Parser)
-    for command in (train, role, plot, evaluate, bench):
+    for command in (train, role, plot, evaluate, data, bench):
         command.add(commands)
     return parser
 

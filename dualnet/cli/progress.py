@@ -46,7 +46,7 @@ class Progress:
         else:
             left = max(line["time_s"] for line in self._lines.values()) / step
             self._write(f"step {step}/{self._iterations}  {text}  "
-                        f"ETA {_clock(left * (self._iterations - step))}")
+                        f"ETA {clock(left * (self._iterations - step))}")
 
     def _warn(self, line: dict[str, Any]) -> None:
         if line.get("dual/collapsed") and not self._warned:
@@ -83,7 +83,8 @@ def _number(value: float | None) -> str:
     return "nan" if value is None else f"{value:.4g}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A duration as h:mm:ss."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:d}:{minutes:02d}:{seconds:02d}"
