@@ -7,8 +7,9 @@ Netzer, Wang, Coates, Bissacco, Wu and Ng 2011, "Reading digits in natural image
 unsupervised feature learning".
 """
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -111,16 +112,21 @@ def _ask_scipy(function: str, path: Path, **options: Any) -> Any:
     # scipy takes a third of a second to import, and only SVHN needs it.
     import scipy.io
 
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+    with _open(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
             raise _damaged(path, f"larger than {MAX_FILE_BYTES // 2**20} MB")
-        return getattr(scipy.io, function)(path, **options)
-    except DataError:
-        raise
+        try:
+            return getattr(scipy.io, function)(file, **options)
+        except Exception as error:
+            # Damage shows as almost any exception, OSError among them.
+            raise _damaged(path, f"not a whole MATLAB file ({type(error).__name__})") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return open(path, "rb")
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error}); check the file") from error
-    except Exception as error:
-        raise _damaged(path, f"not a whole MATLAB file ({type(error).__name__})") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the file") from error
 
 
 def _damaged(path: Path, found: str) -> DataError:
