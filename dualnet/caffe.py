@@ -47,11 +47,15 @@ class _Filled:
 
 
 class Convolution(_Filled, nn.Conv2d):
-    """[N, C, H, W] -> [N, out, H, W] for an odd kernel with padding (kernel - 1) / 2."""
+    """[N, C, H, W] -> [N, out, H, W] for an odd kernel with padding (kernel - 1) / 2, the default.
 
-    def __init__(self, channels: int, out: int, kernel: int, *, weight_filler: Filler = xavier,
-                 bias_filler: Filler = ZERO) -> None:
-        super().__init__(channels, out, kernel, 1, (kernel - 1) // 2,
+    Another padding, in pixels, changes height and width by 2 padding - kernel + 1.
+    """
+
+    def __init__(self, channels: int, out: int, kernel: int, *, padding: int | None = None,
+                 weight_filler: Filler = xavier, bias_filler: Filler = ZERO) -> None:
+        super().__init__(channels, out, kernel, 1,
+                         (kernel - 1) // 2 if padding is None else padding,
                          weight_filler=weight_filler, bias_filler=bias_filler)
 
 

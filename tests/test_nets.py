@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dualnet import nets
+from dualnet.cut import compared_layer, cut
 from dualnet.errors import UserError
 from dualnet.nets.dropout import Dropout, set_iteration
 from dualnet.nets.initial import draw_weights
@@ -23,6 +24,36 @@ def test_caffenet_has_the_size_of_the_thesis():
     # fc5 4096*(256*4*4+1), fc6 10*(4096+1)
     expected = 96 * 76 + 256 * 2401 + 384 * 2305 + 256 * 3457 + 4096 * 4097 + 10 * 4097
     assert num_weights("caffenet") == expected
+
+
+def test_lenet_has_the_size_of_caffes_example():
+    # conv1 20*(25+1), conv2 50*(500+1), fc3 500*(50*4*4+1), fc4 10*(500+1)
+    assert 20 * 26 + 50 * 501 + 500 * 801 + 10 * 501 == 431_080
+    net = nets.build("lenet", (1, 28, 28), 10)
+    assert sum(p.numel() for p in net.parameters()) == 431_080
+
+
+def test_lenet_halves_a_digit_twice_without_padding():
+    # 28 -5+1-> 24 /2-> 12 -5+1-> 8 /2-> 4
+    x, sides = torch.zeros(1, 1, 28, 28), {}
+    for name, layer in nets.build("lenet", (1, 28, 28), 10).named_children():
+        x = layer(x)
+        sides[name] = x.shape[-1]
+    assert list(sides) == ["conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "fc3", "relu3",
+                           "fc4"]
+    assert [sides[name] for name in ("conv1", "pool1", "conv2", "pool2")] == [24, 12, 8, 4]
+    assert (sides["fc3"], sides["fc4"]) == (500, 10)
+
+
+@pytest.mark.parametrize(("boundary", "shared"), [("pool1", "conv2"), ("pool2", "fc3")])
+def test_lenet_can_be_cut_at_either_pooling(boundary, shared):
+    net = nets.build("lenet", (1, 28, 28), 10)
+    draw_weights(net, 0)
+    x = torch.randn(2, 1, 28, 28)
+    expected = net(x)
+    front, back = cut(net, [boundary])
+    assert compared_layer(front) == shared
+    assert torch.equal(back(front(x)), expected)
 
 
 @pytest.mark.parametrize("name", nets.NETS)

@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from types import FrameType
 
 from dualnet import __version__
-from dualnet.cli import bench, compare, doctor, evaluate, plot, role, status, train
+from dualnet.cli import (
+    bench,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    plot,
+    role,
+    status,
+    train,
+)
 from dualnet.cli.exit_codes import EXIT_CODES, explain
 from dualnet.cli.parser import Parser, with_dashes
 
@@ -19,6 +29,7 @@ examples:
   dualnet train single --data cifar10 --seed 1
   dualnet net1 --exchange-dir /mnt/shared/run1     (and net2 on another machine)
   dualnet compare --losses admm,euclidean --seeds 0,1,2 --single
+  dualnet data fetch cifar10
   dualnet plot runs/*
 
 exit codes:
@@ -33,7 +44,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"dualnet {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True,
                                      parser_class=Parser)
-    for command in (train, role, status, compare, plot, evaluate, doctor, bench):
+    for command in (train, role, status, compare, plot, evaluate, data, doctor, bench):
         command.add(commands)
     return parser
 

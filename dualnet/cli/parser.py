@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dualnet.config import Config, add_flags, choose, from_dict, nearest
+from dualnet.config import Config, TrainConfig, add_flags, choose, from_dict, nearest
 from dualnet.errors import UserError
 
 
@@ -59,16 +59,19 @@ def add_settings(parser: argparse.ArgumentParser, config: type[Config],
     add_flags(parser, config, without)
 
 
+def default_data_dir() -> str:
+    """The folder of the data sets where no flag names one: the variable DUALNET_DATA, or data."""
+    return os.environ.get("DUALNET_DATA") or TrainConfig.data_dir
+
+
 def settings_of(arguments: argparse.Namespace, config: type[Config], method: str) -> Any:
     """The settings that the flags ask for.  Raises UserError for a bad one."""
-    values: dict[str, Any] = {}
-    if folder := os.environ.get("DUALNET_DATA"):
-        values["data_dir"] = folder
+    known = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {"data_dir": default_data_dir()} if "data_dir" in known else {}
     if arguments.recipe is not None:
         values |= config.recipes[choose("recipe", arguments.recipe, config.recipes)]
     if arguments.config is not None:
         values |= _read(arguments.config, method)
-    known = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
     values |= {key: value for key, value in vars(arguments).items()
                if key in known}
     return from_dict(config, values, str(arguments.config))

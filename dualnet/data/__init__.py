@@ -2,13 +2,21 @@
 
 import importlib
 from pathlib import Path
+from types import ModuleType
 
 from dualnet.config import choose
 from dualnet.data.dataset import Dataset
 
-# Each module has `load(folder) -> Dataset`.
+# Each module has
+#     load(folder) -> Dataset              reads the files under the folder of the data sets
+#     present(folder) -> bool              whether they seem to be there
+#     verify(folder) -> dict[str, bool]    for each file, whether it is the official one
+#     FILES                                what `dualnet.data.fetch` downloads
 DATASETS: dict[str, str] = {
     "cifar10": "dualnet.data.cifar10",
+    "cifar100": "dualnet.data.cifar100",
+    "mnist": "dualnet.data.mnist",
+    "svhn": "dualnet.data.svhn",
     "shapes": "dualnet.data.shapes",
 }
 
@@ -30,6 +38,10 @@ def load(name: str, folder: Path) -> Dataset:
 
     Raises UserError if there is no such data set, DataError if its files are missing or damaged.
     """
-    module = importlib.import_module(DATASETS[resolve(name, folder)])
-    dataset: Dataset = module.load(folder)
+    dataset: Dataset = module_of(resolve(name, folder)).load(folder)
     return dataset
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of the data set `name`.  Raises UserError if there is none."""
+    return importlib.import_module(DATASETS[choose("data set", name, DATASETS)])

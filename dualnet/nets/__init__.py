@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 NETS = {
     "caffenet": "dualnet.nets.caffenet:caffenet",
     "caffenet-small": "dualnet.nets.caffenet:caffenet_small",
+    "lenet": "dualnet.nets.lenet:lenet",
 }
 
 
