@@ -1,7 +1,6 @@
 """data fetch, verify and list, as they are typed."""
 
 import gzip
-import hashlib
 import os
 import pty
 import subprocess
@@ -12,17 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from file_server import FileServer
+from file_server import FileServer, md5
 from official_files import write_cifar10
 
 from dualnet.cli import main
 from dualnet.data import cifar10, mnist
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def md5(content):
-    return hashlib.md5(content).hexdigest()
 
 
 @pytest.fixture
