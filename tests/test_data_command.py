@@ -3,6 +3,7 @@
 import gzip
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
@@ -18,6 +19,14 @@ from dualnet.cli import main
 from dualnet.data import cifar10, mnist
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def handler_of_pytest():
+    """Puts back the handler of SIGTERM that `main` replaces."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
