@@ -1,7 +1,13 @@
-"""A real HTTP server on this machine that misbehaves as it is told."""
+"""A real HTTP server on this machine that misbehaves as it is told, and those who fetch from it."""
 
+import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from dualnet.data.fetch import fetch
+from dualnet.errors import DataError
 
 DEADLINE_S = 30.0
 
@@ -83,3 +89,24 @@ class _Handler(BaseHTTPRequestHandler):
                     return
         except ConnectionError:
             pass  # the client has heard enough
+
+
+def run(name, folder, server, timeout_s=5.0):
+    """All of the reports."""
+    return list(fetch(name, folder, timeout_s=timeout_s, mirror=server.url))
+
+
+def refusal(name, folder, server, timeout_s=5.0):
+    with pytest.raises(DataError) as refused:
+        run(name, folder, server, timeout_s)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def names(folder):
+    """The files and folders there, but for locks."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def md5(content):
+    return hashlib.md5(content).hexdigest()

@@ -1,9 +1,9 @@
 """data fetch, verify and list, as they are typed."""
 
 import gzip
-import hashlib
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from file_server import FileServer
+from file_server import FileServer, md5
 from official_files import write_cifar10
 
 from dualnet.cli import main
@@ -21,8 +21,12 @@ from dualnet.data import cifar10, mnist
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def md5(content):
-    return hashlib.md5(content).hexdigest()
+@pytest.fixture(autouse=True)
+def handler_of_pytest():
+    """Puts back the handler of SIGTERM that `main` replaces."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
