@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -56,7 +55,8 @@ class Role:
         return caught.value
 
     def kill(self):
-        os.kill(self.pid, signal.SIGKILL)
+        # Not through its pid alone: a process that ended a moment ago has none any more.
+        self.process.kill()
 
     def __enter__(self):
         return self
