@@ -24,7 +24,7 @@ def leaves(parser, words=()):
 
 
 COMMANDS = dict(leaves(build_parser()))
-LINES = sorted(set(re.findall(r"^(?:\$ )?dualnet .*|^(?:\$ )?\./run_two_gpu\.sh .*|`dualnet [^`]+`",
+LINES = sorted(set(re.findall(r"^(?:\$ )?dualnet [a-z].*|^(?:\$ )?\./run_two_gpu\.sh .*|`dualnet [^`]+`",
                               README, re.M)))
 
 
