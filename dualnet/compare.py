@@ -230,7 +230,7 @@ def _percent(found: Spread | None, sign: str = "") -> str:
     """"64.10 +- 0.52 (3)" for several runs, "64.10" for one, nothing for none."""
     if found is None:
         return ""
-    mean = f"{100 * found.mean:{sign}.2f}"
+    mean = f"{round(100 * found.mean, 2) + 0.0:{sign}.2f}"     # + 0.0: no "-0.00"
     return mean if found.sd is None else f"{mean} +- {100 * found.sd:.2f} ({found.n})"
 
 

@@ -74,5 +74,13 @@ def mean_norm(x: Tensor) -> float:
     return float(squared_norm(x).sqrt().mean())
 
 
+def dead_share(x: Tensor) -> float:
+    """Share of the units (channel and position) that are 0 in every sample, 0-1.
+
+    x  [N, ...]  an activation behind a ReLU; elsewhere a 0 means nothing
+    """
+    return float((x == 0).all(0).double().mean())
+
+
 BOUNDARY_LOSSES: dict[str, BoundaryLoss] = {
     "euclidean": euclidean, "normalized_both": normalized_both, "normalized": normalized}

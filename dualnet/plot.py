@@ -1,9 +1,9 @@
-"""Curves of one or several runs: loss of net1, classification loss, accuracy.  No torch."""
+"""Curves of one or several runs, against iterations or time.  No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -12,77 +12,153 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from dualnet.errors import UserError
 from dualnet.run import Run
+from dualnet.variants import SEED, labels
 
-# Okabe and Ito's palette, safe for colour-blind readers; the dashes tell runs apart in grey.
+Record = dict[str, Any]
+
+# Okabe and Ito's palette, safe for colour-blind readers; dashes and markers tell variants apart
+# in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", "-.", ":")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.2)),
+                           (0, (8, 2, 1, 2, 1, 2)), (0, (10, 3)), (0, (3, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "*")
 SMOOTHING = 0.5
+COLLAPSED, DIVERGED = "$\\downarrow$", "X"
 
 
-def draw(folders: Sequence[Path], paths: Sequence[Path]) -> None:
+class Panel(NamedTuple):
+    """One axis of the figure.
+
+    metric  the word that asks for it
+    keys    role -> name of its figure in the metrics
+    names   role -> what that figure is called where several roles share the axis
+    scale   "log", "linear" or "share" (0 to 1)
+    """
+
+    metric: str
+    title: str
+    keys: Mapping[str, str]
+    names: Mapping[str, str] = {}
+    scale: str = "log"
+
+
+PANELS = (
+    Panel("loss", "loss of net1 at the cut", {"net1": "loss"}),
+    Panel("loss", "classification loss", {"net2": "loss", "single": "loss"}, scale="linear"),
+    Panel("accuracy", "accuracy", {"net2": "accuracy", "single": "accuracy"}, scale="share"),
+    Panel("norms", "mean norm at the cut", {"net1": "dual/norm_x", "net2": "dual/norm_y"},
+          {"net1": "conv3 of net1", "net2": "conv3' of net2"}),
+    Panel("residual", "residual |x - y| / |y|", {"net1": "dual/residual"}),
+    Panel("grad_norm", "norm of all gradients", {
+        "net1": "dual/grad_norm", "net2": "dual/grad_norm", "single": "single/grad_norm"},
+        {"net1": "net1", "net2": "net2, or the single net"}),
+    Panel("dead", "share of dead units", {"net1": "dual/dead_x", "net2": "dual/dead_y"},
+          {"net1": "conv3 of net1", "net2": "conv3' of net2"}, scale="share"),
+)
+METRICS = tuple(dict.fromkeys(panel.metric for panel in PANELS))
+DEFAULT_METRICS = ("loss", "accuracy")
+ABSCISSAE = {"iteration": "step", "time": "time_s"}
+
+
+class Style(NamedTuple):
+    """How the runs of one variant look."""
+
+    colour: str
+    dash: Any
+    marker: str
+
+
+class Curves(NamedTuple):
+    """What is drawn of one run: records by role, its ending and its style.
+
+    collapsed  the iteration from which on its lines say collapsed, or None
+    diverged   the iteration in which it diverged, or None
+    """
+
+    label: str
+    records: Mapping[str, list[Record]]
+    collapsed: int | None
+    diverged: int | None
+    style: Style
+
+
+def draw(folders: Sequence[Path], paths: Sequence[Path], *,
+         metrics: Iterable[str] = DEFAULT_METRICS, x: str = "iteration",
+         smoothing: float = SMOOTHING) -> None:
     """Draw the runs in `folders` into each of `paths`, whose suffixes choose the format.
 
+    metrics    some of METRICS; what no run has is left out
+    x          "iteration", or "time" in seconds since the training began
+    smoothing  weight of what came before in the bold curves, 0 to below 1
     Raises UserError for a folder without metrics or a suffix that matplotlib cannot write.
     """
-    runs = [Run(folder) for folder in folders]
-    for run in runs:
-        if not any(run.metrics(role) for role in run.roles):
-            raise UserError(f"there is nothing to draw in {run.folder}: no role has written "
-                            "metrics there")
-    has_net1 = any("net1" in run.roles for run in runs)
-    titles = ["loss of net1 at the cut"] * has_net1 + ["classification loss", "accuracy"]
-    figure, axes = pyplot.subplots(len(titles), 1, figsize=(8, 2.6 * len(titles)), sharex=True,
-                                   layout="constrained")
-    for run, colour, dash in zip(runs, cycle(COLOURS), cycle(DASHES), strict=False):
-        _draw_run(run, dict(zip(titles, axes, strict=True)), colour, dash)
-    for title, axis in zip(titles, axes, strict=True):
-        axis.set_ylabel(title)
-        axis.grid(alpha=0.3)
-    if has_net1:
-        axes[0].set_yscale("log")
-        for which in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
-            which(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes[-1].set_ylim(0, 1)
-    axes[-1].set_xlabel("iteration")
-    axes[-1].legend(loc="lower right", fontsize="small")
+    runs = _read([Run(folder) for folder in folders])
+    panels = [panel for panel in PANELS if panel.metric in set(metrics)
+              and any(_points(run, role, panel, ABSCISSAE[x])[0] for run in runs
+                      for role in panel.keys)]
+    if not panels:
+        raise UserError(f"there is nothing to draw: no run has {', '.join(metrics)} in its metrics")
+    figure, axes = pyplot.subplots(len(panels), 1, figsize=(8, 0.9 + 2.4 * len(panels)),
+                                   sharex=True, squeeze=False, layout="constrained")
+    for panel, axis in zip(panels, axes[:, 0], strict=True):
+        for run in runs:
+            _draw_run(axis, panel, run, ABSCISSAE[x], smoothing)
+        _finish(axis, panel, runs)
+    axes[-1, 0].set_xlabel("iteration" if x == "iteration" else "seconds of training")
+    _legend(figure, runs)
     _save(figure, paths)
     pyplot.close(figure)
 
 
-def _draw_run(run: Run, axes: dict[str, Axes], colour: str, dash: str) -> None:
-    name = run.folder.resolve().name
-    for role in run.roles:
-        records = run.metrics(role)
-        train = [record for record in records if record["split"] == "train"]
-        if role == "net1":
-            _curve(axes["loss of net1 at the cut"], train, "loss", colour, dash, name)
-            continue
-        _curve(axes["classification loss"], train, "loss", colour, dash, name)
-        _curve(axes["accuracy"], train, "accuracy", colour, dash, f"{name}, training")
-        test = [record for record in records if record["split"] == "test"]
-        axes["accuracy"].plot([record["step"] for record in test],
-                              [record["accuracy"] for record in test], "o", color=colour,
-                              label=f"{name}, test images", clip_on=False)
-        merged = [record for record in test if "dual/accuracy_merged" in record]
-        if merged:
-            axes["accuracy"].plot([record["step"] for record in merged],
-                                  [record["dual/accuracy_merged"] for record in merged], "x",
-                                  color="black", label=f"{name}, test images through conv3",
-                                  clip_on=False)
+# -- reading ---------------------------------------------------------------------------------------
+
+def _read(runs: Sequence[Run]) -> list[Curves]:
+    records = [{role: run.metrics(role) for role in run.roles} for run in runs]
+    for run, found in zip(runs, records, strict=True):
+        if not any(found.values()):
+            raise UserError(f"there is nothing to draw in {run.folder}: no role has written "
+                            "metrics there")
+    names = _names([run.config() for run in runs])
+    looks = cycle(zip(COLOURS, DASHES, MARKERS, strict=True))
+    styles = {name: Style(*look) for name, look in zip(dict.fromkeys(names), looks, strict=False)}
+    return [Curves(name, found, _collapsed(found), (run.divergence() or {}).get("step"),
+                   styles[name])
+            for run, found, name in zip(runs, records, names, strict=True)]
 
 
-def _curve(axis: Axes, records: list[dict[str, Any]], key: str, colour: str, dash: str,
-           label: str) -> None:
-    """The values as they are, light, and smoothed, bold; a null leaves a gap."""
-    steps = [record["step"] for record in records]
-    values = np.array([np.nan if record[key] is None else record[key] for record in records],
-                      dtype=float)
-    axis.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
-    axis.plot(steps, smooth(values), dash, color=colour, linewidth=1.8, label=label)
+def _names(configs: Sequence[Record]) -> list[str]:
+    """Variants; seeds where they are all that differs."""
+    names = labels(configs)
+    seeds = {config[SEED] for config in configs}
+    if len(set(names)) == 1 and len(seeds) > 1:
+        return [f"{name}, seed {config[SEED]}" for name, config
+                in zip(names, configs, strict=True)]
+    return names
+
+
+def _collapsed(records: Mapping[str, list[Record]]) -> int | None:
+    """The first line of the collapse that the run ended in."""
+    first = None
+    for record in records.get("net2", []):
+        if record["split"] == "train":
+            first = (first or record["step"]) if record.get("dual/collapsed") else None
+    return first
+
+
+def _points(run: Curves, role: str, panel: Panel, x: str,
+            split: str = "train") -> tuple[list[float], np.ndarray]:
+    """Abscissae and values of a figure, float [n] each; a null in the metrics is nan."""
+    key = panel.keys[role]
+    found = [record for record in run.records.get(role, [])
+             if record["split"] == split and key in record and x in record]
+    values = [np.nan if record[key] is None else record[key] for record in found]
+    return [record[x] for record in found], np.array(values, dtype=float)
 
 
 def smooth(values: np.ndarray, weight: float = SMOOTHING) -> np.ndarray:
@@ -97,10 +173,121 @@ def smooth(values: np.ndarray, weight: float = SMOOTHING) -> np.ndarray:
     return result
 
 
-def _save(figure: Any, paths: Sequence[Path]) -> None:
+# -- drawing ---------------------------------------------------------------------------------------
+
+def _draw_run(axis: Axes, panel: Panel, run: Curves, x: str, smoothing: float) -> None:
+    for role in panel.keys:
+        at, values = _points(run, role, panel, x)
+        if not at:
+            continue
+        colour, dash, _ = run.style
+        axis.plot(at, values, color=colour, alpha=0.25, linewidth=0.7)
+        bold = smooth(values, smoothing)
+        axis.plot(at, bold, linestyle=dash, color=colour, linewidth=1.6, **_role_marker(
+            run, role, panel, len(at)))
+        _mark_ending(axis, run, role, panel, x, bold)
+    if panel.metric == "accuracy":
+        _draw_tests(axis, panel, run, x)
+
+
+def _role_marker(run: Curves, role: str, panel: Panel, count: int) -> dict[str, Any]:
+    """Open markers tell net1 from net2 where both share an axis."""
+    if role != "net1" or not panel.names:
+        return {}
+    every = max(count // 8, 1)
+    return {"marker": run.style.marker, "markerfacecolor": "white", "markersize": 5,
+            "markevery": (every // 2, every)}
+
+
+def _mark_ending(axis: Axes, run: Curves, role: str, panel: Panel, x: str,
+                 bold: np.ndarray) -> None:
+    """An arrow where the run began to collapse, a cross where it diverged."""
+    at, _ = _points(run, role, panel, x)
+    steps, _ = _points(run, role, panel, "step")
+    for symbol, step in ((COLLAPSED, run.collapsed), (DIVERGED, run.diverged)):
+        finite = np.flatnonzero(np.isfinite(bold))
+        if step is None or len(finite) == 0:
+            continue
+        nearest = finite[np.abs(np.array(steps)[finite] - step).argmin()]
+        axis.plot(at[nearest], bold[nearest], marker=symbol, color="black", markersize=11,
+                  markeredgecolor="white", markeredgewidth=0.6, zorder=5, clip_on=False)
+
+
+def _draw_tests(axis: Axes, panel: Panel, run: Curves, x: str) -> None:
+    """Test images: filled through conv3', open and larger through conv3."""
+    for role in panel.keys:
+        at, values = _points(run, role, panel, x, split="test")
+        merged = Panel("", "", {role: "dual/accuracy_merged"})
+        look: dict[str, Any] = {"color": run.style.colour, "marker": run.style.marker,
+                                "linestyle": "", "clip_on": False, "zorder": 4}
+        axis.plot(*_points(run, role, merged, x, split="test"), **look, markersize=10,
+                  markerfacecolor="none")
+        axis.plot(at, values, **look, markersize=5, markeredgecolor="white",
+                  markeredgewidth=0.4)
+
+
+def _finish(axis: Axes, panel: Panel, runs: Sequence[Curves]) -> None:
+    """Title, scale and what the markers of this panel mean."""
+    axis.set_ylabel(panel.title)
+    axis.grid(alpha=0.3)
+    if panel.scale == "share":
+        axis.set_ylim(0, 1)
+    elif panel.scale == "log" and any((line.get_ydata() > 0).any()  # type: ignore[operator,union-attr]
+                                      for line in axis.get_lines()):
+        axis.set_yscale("log")
+        for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            which(FuncFormatter(lambda value, _: f"{value:g}"))
+    keys = [_key(name, linestyle="-", **({"marker": "o", "markerfacecolor": "white"}
+                                         if role == "net1" else {}))
+            for role, name in panel.names.items() if any(role in run.records for run in runs)]
+    if panel.metric == "accuracy":
+        keys = [_key("test images", marker="o", linestyle="")]
+        if any("net2" in run.records for run in runs):
+            keys = [_key("test images through conv3'", marker="o", linestyle="", markersize=5),
+                    _key("test images through conv3", marker="o", linestyle="", markersize=9,
+                         markerfacecolor="none")]
+    if keys:
+        axis.legend(handles=keys, fontsize="small", loc="best")
+
+
+def _legend(figure: Figure, runs: Sequence[Curves]) -> None:
+    """Each variant once, with how its runs ended; below the axes, where it hides nothing."""
+    handles = []
+    for label in dict.fromkeys(run.label for run in runs):
+        same = [run for run in runs if run.label == label]
+        colour, dash, marker = same[0].style
+        handles.append(Line2D([], [], color=colour, linestyle=dash, marker=marker, markersize=5,
+                              label=f"{label}{_endings(same)}"))
+    for symbol, text, found in (
+            (COLLAPSED, "collapsed from here on", [run.collapsed for run in runs]),
+            (DIVERGED, "diverged", [run.diverged for run in runs])):
+        if any(step is not None for step in found):
+            handles.append(_key(text, marker=symbol, linestyle="", markersize=9))
+    figure.legend(handles=handles, loc="outside lower center", fontsize="small", handlelength=4,
+                  ncols=min(len(handles), 3), frameon=False)
+
+
+def _endings(runs: Sequence[Curves]) -> str:
+    words = []
+    for what, steps in (("COLLAPSED", [run.collapsed for run in runs]),
+                        ("DIVERGED", [run.diverged for run in runs])):
+        count = sum(step is not None for step in steps)
+        if count:
+            words.append(what if len(runs) == 1 else f"{count} of {len(runs)} {what}")
+    return f" ({', '.join(words)})" if words else ""
+
+
+def _key(label: str, **look: Any) -> Line2D:
+    return Line2D([], [], label=label, **{"color": "black", "markersize": 6, **look})
+
+
+def _save(figure: Figure, paths: Sequence[Path]) -> None:
+    """Write the figure; the same runs give the same bytes, so no date and no random names."""
+    undated: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     for path in paths:
         try:
-            figure.savefig(path, dpi=120)
+            with matplotlib.rc_context({"svg.hashsalt": "dualnet"}):
+                figure.savefig(path, dpi=120, metadata=undated.get(path.suffix.lower(), {}))
         except ValueError as error:
             raise UserError(f"cannot write {path}: {error}") from None
         except OSError as error:

@@ -132,6 +132,19 @@ def test_the_residual_of_tied_admm_stays_at_rounding():
     assert all(record["dual/residual"] < 1e-5 for record in records[0][:-1])
 
 
+@pytest.mark.parametrize(("changes", "expected"), [
+    ({}, [1.0, 0.0]), ({"before_activation": True}, [None, None])],
+    ids=["behind the ReLU", "before the ReLU"])
+def test_dead_units_are_counted_per_copy_and_only_behind_a_relu(changes, expected):
+    settings = settings_for("frozen", iterations=1, **changes)
+    parts = small_parts(settings)
+    # A bias far below any activation kills all units of conv3; far above, none of conv3'.
+    torch.nn.init.constant_(parts[0].tail.conv3.bias, -1e4)
+    torch.nn.init.constant_(parts[1].head.conv3.bias, 1e4)
+    _, records = run_roles(settings, parts, RandomBatches())
+    assert [records[0][0].get("dual/dead_x"), records[1][0].get("dual/dead_y")] == expected
+
+
 # -- the faithful losses, against what Caffe did ---------------------------------------------------
 
 class CaffeBatches(RandomBatches):

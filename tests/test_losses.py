@@ -101,3 +101,9 @@ def test_residual_and_norm_by_hand():
     # |x - y|^2 = 16 + 9 = 25, |y|^2 = 9 + 16 = 25; mean of 5 and 1
     assert losses.relative_residual(x, y) == 1.0
     assert losses.mean_norm(x) == 3.0
+
+
+def test_a_unit_is_dead_if_no_sample_of_the_batch_wakes_it():
+    # two samples of four units: the first is 0 in both, the third in one, the others never
+    x = torch.tensor([[[0.0, 1.0], [0.0, 2.0]], [[0.0, 1.0], [3.0, 2.0]]])
+    assert losses.dead_share(x) == 0.25

@@ -42,7 +42,7 @@ def test_the_figure_holds_the_numbers_of_the_run(tmp_path):
     draw([make_run(tmp_path / "my-run")], [path])
     text = path.read_text()
     for label in ("loss of net1 at the cut", "classification loss", "accuracy", "iteration",
-                  "my-run, test images through conv3"):
+                  "admm", "test images through conv3'", "test images through conv3"):
         assert f"<!-- {label} -->" in text
 
 

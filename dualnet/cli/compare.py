@@ -90,6 +90,9 @@ def compare(arguments: argparse.Namespace) -> int:
         _tabulate([Run(path) for path in arguments.runs],
                   Folder(arguments.out) if arguments.out else None)
         return 0
+    if arguments.exchange_dir and not arguments.exchange_dir.is_dir():
+        raise UserError(f"--exchange-dir {arguments.exchange_dir} is no folder; name one that is "
+                        "there")
     plan = _plan(arguments)
     folder = Folder(arguments.out or Path("runs") / f"compare-{_digest(plan)}")
     runs = [folder.run(planned.kind, planned.settings.seed) for planned in plan]
@@ -201,8 +204,6 @@ def _exchange(run: "Run", parent: Path | None) -> Iterator[Path]:
     if parent is None:
         yield run.exchange
         return
-    if not parent.is_dir():
-        raise UserError(f"--exchange-dir {parent} is no folder; name one that is there")
     with tempfile.TemporaryDirectory(prefix=f"{run.folder.name}-", dir=parent) as folder:
         yield Path(folder)
 

@@ -4,11 +4,24 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+# plot.py has what they stand for; it is not imported here, since --help has no use for matplotlib.
+METRICS = ("loss", "accuracy", "norms", "residual", "grad_norm", "dead")
+ALL = "all"
+SMOOTHING = 0.5
+
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("plot", help="draw the curves of runs")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    parser.add_argument("--metric", default="loss,accuracy", metavar="METRIC,...",
+                        help=f"what to draw: {', '.join(METRICS)}, or {ALL} (default: "
+                        "loss,accuracy)")
+    parser.add_argument("--x", default="iteration", metavar="{iteration,time}",
+                        help="what to draw it against (default: iteration)")
+    parser.add_argument("--smooth", type=float, default=SMOOTHING, metavar="W",
+                        help="weight of what came before in the bold curves, 0 (none) to below 1 "
+                        f"(default: {SMOOTHING})")
     parser.add_argument("--out", "-o", type=Path, action="append", metavar="FILE",
                         help="file to write, .png, .svg or .pdf; may be repeated (default: "
                         "loss.png in the first run)")
@@ -17,11 +30,19 @@ def add(commands: Any) -> None:
 
 def plot(arguments: argparse.Namespace) -> int:
     """The command `plot`."""
-    from dualnet.plot import draw
+    from dualnet.config import choose
+    from dualnet.errors import UserError
+    from dualnet.plot import ABSCISSAE, draw
     from dualnet.run import Run
 
+    metrics = [choose("metric", word.strip(), (*METRICS, ALL))
+               for word in arguments.metric.split(",")]
+    x = choose("value of --x", arguments.x, ABSCISSAE)
+    if not 0 <= arguments.smooth < 1:
+        raise UserError(f"--smooth takes a weight from 0 to below 1, found {arguments.smooth:g}")
     paths = arguments.out or [Run(arguments.runs[0]).figure_path]
-    draw(arguments.runs, paths)
+    draw(arguments.runs, paths, metrics=METRICS if ALL in metrics else metrics, x=x,
+         smoothing=arguments.smooth)
     for path in paths:
         print(path)
     return 0

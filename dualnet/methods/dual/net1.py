@@ -5,7 +5,7 @@ from torch import Tensor
 
 from dualnet import losses
 from dualnet.methods.dual import admm
-from dualnet.methods.dual.role import Role
+from dualnet.methods.dual.role import Role, dead_units
 from dualnet.methods.dual.wire import NET1
 from dualnet.methods.protocol import Record
 from dualnet.optimizer import gradient_norm
@@ -66,7 +66,8 @@ class Net1(Role):
     def _diagnosis(self, x: Tensor, y: Tensor) -> Record:
         return {"dual/norm_x": losses.mean_norm(x),
                 "dual/residual": losses.relative_residual(x, y),
-                "dual/grad_norm": gradient_norm(self.part)}
+                "dual/grad_norm": gradient_norm(self.part),
+                **dead_units("dual/dead_x", self.part.tail, x)}
 
     def _test(self) -> Record:
         for index in range(self.batches.num_test_batches):

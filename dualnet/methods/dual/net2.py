@@ -7,7 +7,7 @@ from torch.nn import functional
 from dualnet import losses
 from dualnet.methods.dual import admm
 from dualnet.methods.dual.collapse import collapse_reason
-from dualnet.methods.dual.role import Role
+from dualnet.methods.dual.role import Role, dead_units
 from dualnet.methods.dual.wire import NET2
 from dualnet.methods.protocol import Record
 from dualnet.optimizer import gradient_norm
@@ -81,7 +81,8 @@ class Net2(Role):
         self._latest_norm = losses.mean_norm(y)
         reason = collapse_reason(self.wire.compared, self._first_norm or 0.0, self._latest_norm)
         record = {"dual/norm_y": self._latest_norm, "dual/norm_z": losses.mean_norm(z),
-                  "dual/grad_norm": gradient_norm(self.part), "dual/collapsed": bool(reason)}
+                  "dual/grad_norm": gradient_norm(self.part), "dual/collapsed": bool(reason),
+                  **dead_units("dual/dead_y", self.part.head, y)}
         return record | ({"dual/rho": self._rho} if self._rho is not None else {})
 
     def _test(self) -> Record:

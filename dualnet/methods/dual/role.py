@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dualnet import losses
 from dualnet.channel import Channel
 from dualnet.cut import Part
 from dualnet.data.batches import Batches
@@ -117,3 +118,11 @@ class Role:
             return False
         return step == self._start or (self.settings.rho_growth != 1
                                  and step % self.batches.steps_per_epoch == 0)
+
+
+def dead_units(key: str, layers: nn.Sequential, activation: Tensor) -> Record:
+    """Share of dead units of what `layers` gave, as figure `key`; nothing unless they end in a
+    ReLU, since a 0 means nothing elsewhere."""
+    if len(layers) == 0 or not isinstance(layers[-1], nn.ReLU):
+        return {}
+    return {key: losses.dead_share(activation)}
