@@ -14,9 +14,10 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter
 
 from dualnet.errors import UserError
+from dualnet.panels import ABSCISSAE, DEFAULT_METRICS, PANELS, SMOOTHING, Panel
 from dualnet.run import Run
 from dualnet.variants import SEED, labels
 
@@ -27,43 +28,8 @@ Record = dict[str, Any]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.2)),
                            (0, (8, 2, 1, 2, 1, 2)), (0, (10, 3)), (0, (3, 1, 1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "*")
-SMOOTHING = 0.5
-COLLAPSED, DIVERGED = "$\\downarrow$", "X"
-
-
-class Panel(NamedTuple):
-    """One axis of the figure.
-
-    metric  the word that asks for it
-    keys    role -> name of its figure in the metrics
-    names   role -> what that figure is called where several roles share the axis
-    scale   "log", "linear" or "share" (0 to 1)
-    """
-
-    metric: str
-    title: str
-    keys: Mapping[str, str]
-    names: Mapping[str, str] = {}
-    scale: str = "log"
-
-
-PANELS = (
-    Panel("loss", "loss of net1 at the cut", {"net1": "loss"}),
-    Panel("loss", "classification loss", {"net2": "loss", "single": "loss"}, scale="linear"),
-    Panel("accuracy", "accuracy", {"net2": "accuracy", "single": "accuracy"}, scale="share"),
-    Panel("norms", "mean norm at the cut", {"net1": "dual/norm_x", "net2": "dual/norm_y"},
-          {"net1": "conv3 of net1", "net2": "conv3' of net2"}),
-    Panel("residual", "residual |x - y| / |y|", {"net1": "dual/residual"}),
-    Panel("grad_norm", "norm of all gradients", {
-        "net1": "dual/grad_norm", "net2": "dual/grad_norm", "single": "single/grad_norm"},
-        {"net1": "net1", "net2": "net2, or the single net"}),
-    Panel("dead", "share of dead units", {"net1": "dual/dead_x", "net2": "dual/dead_y"},
-          {"net1": "conv3 of net1", "net2": "conv3' of net2"}, scale="share"),
-)
-METRICS = tuple(dict.fromkeys(panel.metric for panel in PANELS))
-DEFAULT_METRICS = ("loss", "accuracy")
-ABSCISSAE = {"iteration": "step", "time": "time_s"}
+MARKERS = ("o", "s", "^", "D", "<", "P", "*")
+COLLAPSED, DIVERGED = "v", "X"
 
 
 class Style(NamedTuple):
@@ -107,9 +73,7 @@ def draw(folders: Sequence[Path], paths: Sequence[Path], *,
     figure, axes = pyplot.subplots(len(panels), 1, figsize=(8, 0.9 + 2.4 * len(panels)),
                                    sharex=True, squeeze=False, layout="constrained")
     for panel, axis in zip(panels, axes[:, 0], strict=True):
-        for run in runs:
-            _draw_run(axis, panel, run, ABSCISSAE[x], smoothing)
-        _finish(axis, panel, runs)
+        _draw_panel(axis, panel, runs, ABSCISSAE[x], smoothing)
     axes[-1, 0].set_xlabel("iteration" if x == "iteration" else "seconds of training")
     _legend(figure, runs)
     _save(figure, paths)
@@ -175,6 +139,35 @@ def smooth(values: np.ndarray, weight: float = SMOOTHING) -> np.ndarray:
 
 # -- drawing ---------------------------------------------------------------------------------------
 
+def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[Curves], x: str,
+                smoothing: float) -> None:
+    """The curves of all runs, then their endings, then what the markers mean."""
+    axis.set_ylabel(panel.title)
+    axis.grid(alpha=0.3)
+    _set_scale(axis, panel, runs)
+    for run in sorted(runs, key=lambda run: run.diverged is not None):
+        if run.diverged is not None and axis.get_lines():
+            axis.set_ylim(axis.get_ylim())     # a run that diverges does not flatten the others
+        _draw_run(axis, panel, run, x, smoothing)
+    if panel.scale == "share":
+        axis.set_ylim(0, 1)
+    for run in runs:
+        for role in panel.keys:
+            _mark_ending(axis, run, role, panel, x, smoothing)
+    _explain_markers(axis, panel, runs)
+
+
+def _set_scale(axis: Axes, panel: Panel, runs: Sequence[Curves]) -> None:
+    """Powers of ten where they are asked for and there is a number above 0."""
+    values = [_points(run, role, panel, "step")[1] for run in runs for role in panel.keys]
+    if panel.scale != "log" or not (np.concatenate(values) > 0).any():
+        return
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    # Labels between the powers of ten only where there are few of those.
+    axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
+
+
 def _draw_run(axis: Axes, panel: Panel, run: Curves, x: str, smoothing: float) -> None:
     for role in panel.keys:
         at, values = _points(run, role, panel, x)
@@ -185,7 +178,6 @@ def _draw_run(axis: Axes, panel: Panel, run: Curves, x: str, smoothing: float) -
         bold = smooth(values, smoothing)
         axis.plot(at, bold, linestyle=dash, color=colour, linewidth=1.6, **_role_marker(
             run, role, panel, len(at)))
-        _mark_ending(axis, run, role, panel, x, bold)
     if panel.metric == "accuracy":
         _draw_tests(axis, panel, run, x)
 
@@ -200,17 +192,18 @@ def _role_marker(run: Curves, role: str, panel: Panel, count: int) -> dict[str, 
 
 
 def _mark_ending(axis: Axes, run: Curves, role: str, panel: Panel, x: str,
-                 bold: np.ndarray) -> None:
-    """An arrow where the run began to collapse, a cross where it diverged."""
-    at, _ = _points(run, role, panel, x)
+                 smoothing: float) -> None:
+    """A triangle where the run began to collapse, a cross where it diverged."""
+    at, values = _points(run, role, panel, x)
+    bold = np.clip(smooth(values, smoothing), *axis.get_ylim())
     steps, _ = _points(run, role, panel, "step")
     for symbol, step in ((COLLAPSED, run.collapsed), (DIVERGED, run.diverged)):
         finite = np.flatnonzero(np.isfinite(bold))
         if step is None or len(finite) == 0:
             continue
         nearest = finite[np.abs(np.array(steps)[finite] - step).argmin()]
-        axis.plot(at[nearest], bold[nearest], marker=symbol, color="black", markersize=11,
-                  markeredgecolor="white", markeredgewidth=0.6, zorder=5, clip_on=False)
+        axis.plot(at[nearest], bold[nearest], marker=symbol, color="black", markersize=9,
+                  markeredgecolor="white", markeredgewidth=0.8, zorder=5, clip_on=False)
 
 
 def _draw_tests(axis: Axes, panel: Panel, run: Curves, x: str) -> None:
@@ -220,23 +213,17 @@ def _draw_tests(axis: Axes, panel: Panel, run: Curves, x: str) -> None:
         merged = Panel("", "", {role: "dual/accuracy_merged"})
         look: dict[str, Any] = {"color": run.style.colour, "marker": run.style.marker,
                                 "linestyle": "", "clip_on": False, "zorder": 4}
-        axis.plot(*_points(run, role, merged, x, split="test"), **look, markersize=10,
-                  markerfacecolor="none")
+        if not at:
+            continue
+        through_conv3 = _points(run, role, merged, x, split="test")
+        if through_conv3[0]:
+            axis.plot(*through_conv3, **look, markersize=10, markerfacecolor="none")
         axis.plot(at, values, **look, markersize=5, markeredgecolor="white",
                   markeredgewidth=0.4)
 
 
-def _finish(axis: Axes, panel: Panel, runs: Sequence[Curves]) -> None:
-    """Title, scale and what the markers of this panel mean."""
-    axis.set_ylabel(panel.title)
-    axis.grid(alpha=0.3)
-    if panel.scale == "share":
-        axis.set_ylim(0, 1)
-    elif panel.scale == "log" and any((line.get_ydata() > 0).any()  # type: ignore[operator,union-attr]
-                                      for line in axis.get_lines()):
-        axis.set_yscale("log")
-        for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-            which(FuncFormatter(lambda value, _: f"{value:g}"))
+def _explain_markers(axis: Axes, panel: Panel, runs: Sequence[Curves]) -> None:
+    """The legend of a panel whose markers mean something of their own."""
     keys = [_key(name, linestyle="-", **({"marker": "o", "markerfacecolor": "white"}
                                          if role == "net1" else {}))
             for role, name in panel.names.items() if any(role in run.records for run in runs)]
@@ -247,7 +234,8 @@ def _finish(axis: Axes, panel: Panel, runs: Sequence[Curves]) -> None:
                     _key("test images through conv3", marker="o", linestyle="", markersize=9,
                          markerfacecolor="none")]
     if keys:
-        axis.legend(handles=keys, fontsize="small", loc="best")
+        axis.legend(handles=keys, fontsize="small",
+                    loc="upper left" if panel.metric == "accuracy" else "best")
 
 
 def _legend(figure: Figure, runs: Sequence[Curves]) -> None:

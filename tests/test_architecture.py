@@ -54,14 +54,15 @@ ALLOWED = {
     "optimizer": {"caffe", "schedules"}, "evaluate": {"data"}, "channel": {"shared_fs"},
     "methods": {"methods", "channel", "cut", "data", "evaluate", "losses", "nets", "optimizer",
                 "schedules"},
-    "run": {"shared_fs"}, "variants": {"methods"}, "plot": {"run", "variants"},
+    "run": {"shared_fs"}, "variants": {"methods"}, "panels": set(),
+    "plot": {"panels", "run", "variants"},
     "compare": {"run", "variants"}, "launcher": {"run"}, "train": {"methods", "run"},
     "bench": {"shared_fs"},
     "machine": {"devices"},
     "session": {"channel", "cut", "data", "evaluate", "machine", "methods", "nets", "run", "train",
                 "shared_fs"},
-    "cli": {"cli", "bench", "compare", "data", "launcher", "machine", "methods", "plot", "run",
-            "session", "shared_fs"},
+    "cli": {"cli", "bench", "compare", "data", "launcher", "machine", "methods", "panels", "plot",
+            "run", "session", "shared_fs"},
     "__init__": set(), "__main__": {"cli"}, "bootstrap": set(),
 }
 

@@ -4,20 +4,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-# plot.py has what they stand for; it is not imported here, since --help has no use for matplotlib.
-METRICS = ("loss", "accuracy", "norms", "residual", "grad_norm", "dead")
+from dualnet.panels import ABSCISSAE, DEFAULT_METRICS, METRICS, SMOOTHING
+
 ALL = "all"
-SMOOTHING = 0.5
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("plot", help="draw the curves of runs")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    parser.add_argument("--metric", default="loss,accuracy", metavar="METRIC,...",
+    parser.add_argument("--metric", default=",".join(DEFAULT_METRICS), metavar="METRIC,...",
                         help=f"what to draw: {', '.join(METRICS)}, or {ALL} (default: "
-                        "loss,accuracy)")
-    parser.add_argument("--x", default="iteration", metavar="{iteration,time}",
+                        f"{','.join(DEFAULT_METRICS)})")
+    parser.add_argument("--x", default="iteration", metavar=f"{{{','.join(ABSCISSAE)}}}",
                         help="what to draw it against (default: iteration)")
     parser.add_argument("--smooth", type=float, default=SMOOTHING, metavar="W",
                         help="weight of what came before in the bold curves, 0 (none) to below 1 "
@@ -32,7 +31,7 @@ def plot(arguments: argparse.Namespace) -> int:
     """The command `plot`."""
     from dualnet.config import choose
     from dualnet.errors import UserError
-    from dualnet.plot import ABSCISSAE, draw
+    from dualnet.plot import draw
     from dualnet.run import Run
 
     metrics = [choose("metric", word.strip(), (*METRICS, ALL))
