@@ -25,7 +25,8 @@ def leaves(parser, words=()):
 
 COMMANDS = dict(leaves(build_parser()))
 LINES = sorted(set(re.findall(
-    r"^(?:\$ )?dualnet [a-z].*|^(?:\$ )?\./run_two_gpu\.sh .*|`dualnet [^`]+`", README, re.M)))
+    r"^(?:\$ )?dualnet [a-z].*|^(?:\$ )?\./run_two_gpu\.sh .*|`dualnet [^`]+`",
+    README.replace("\\\n", " "), re.M)))
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
