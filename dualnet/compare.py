@@ -4,16 +4,20 @@
              table.txt  table.md    for reading
              table.csv  runs.csv    for computing: one row per variant, one row per run
              curves.png
+             .lock                  held while a process trains here
 """
 
 import csv
+import fcntl
 import io
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dualnet.errors import UserError
 from dualnet.run import Run
 from dualnet.variants import LOCAL, SEED, differing, labels
 
@@ -265,6 +269,23 @@ class Folder:
     def run(self, kind: str, seed: int) -> Run:
         """The run of one kind and seed."""
         return Run(self.path / f"{kind}-s{seed}")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep others from training here.  Raises UserError if another process does so now."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "w")  # noqa: SIM115 (closed below)
+        except OSError as error:
+            raise UserError(f"cannot write the folder {self.path} ({error.strerror}); choose "
+                            "another with --out") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)     # ends with the process
+            except BlockingIOError:
+                raise UserError(f"another process trains in {self.path}; wait for it, or choose "
+                                "another folder with --out") from None
+            yield
 
     def write(self, comparison: Comparison) -> None:
         """Write the tables in each form."""

@@ -15,7 +15,7 @@ import pytest
 from official_files import write_cifar10
 
 from dualnet.cli.compare import Planned, _digest
-from dualnet.compare import compare, markdown, rows_csv, runs_csv, text
+from dualnet.compare import Folder, compare, markdown, rows_csv, runs_csv, text
 from dualnet.config import TrainConfig
 from dualnet.errors import UserError
 from dualnet.methods.dual.settings import DualConfig
@@ -206,6 +206,9 @@ def test_a_comparison_goes_on_where_it_was_killed(tmp_path):
     torn = Run(folder / "frozen-s1")
     torn.start("dual", _frozen(folder))
     torn.open_metrics("net1", {}).write({"step": 99})
+    with Folder(folder).held():
+        code, _, err = finish(*words, folder=tmp_path)
+        assert code == 2 and "another process trains in all" in err
 
     code, out, err = finish(*words, folder=tmp_path)
     assert code == 0, err

@@ -44,6 +44,18 @@ def test_a_run_is_not_replaced_unless_asked(tmp_path):
     assert not run.summary_path.exists() and run.config_path.exists()
 
 
+def test_a_run_that_diverged_says_so_until_it_is_replaced(tmp_path):
+    run = Run(tmp_path / "run")
+    run.start("dual", SETTINGS)
+    assert run.divergence() is None and not run.is_over
+    run.write_divergence(7, "the loss is nan")
+    assert (run.divergence()["step"], run.is_over) == (7, True)
+    with pytest.raises(UserError, match="holds a run that diverged; choose another folder"):
+        run.start("dual", SETTINGS)
+    run.start("dual", SETTINGS, overwrite=True)
+    assert run.divergence() is None
+
+
 def test_clearing_a_run_keeps_what_is_not_its_own(tmp_path):
     run = Run(tmp_path)
     (tmp_path / "net1").mkdir()

@@ -190,6 +190,10 @@ def test_a_diverging_run_ends_with_76_after_a_line_that_shows_it(tmp_path):
     assert "loss of iteration" in err or "not finite" in err
     lines = [path.read_text().splitlines()[-1] for path in tmp_path.glob("run/*/metrics.jsonl")]
     assert None in [json.loads(line)["loss"] for line in lines]
+    failure = json.loads((tmp_path / "run" / "failure.json").read_text())
+    assert failure["diverged"] is True and 1 <= failure["step"] <= 60
+    assert failure["step"] == max(json.loads(line)["step"] for line in lines)
+    assert failure["reason"] in err and not (tmp_path / "run" / "summary.json").exists()
 
 
 # -- bad input -------------------------------------------------------------------------------------

@@ -99,16 +99,17 @@ def compare(arguments: argparse.Namespace) -> int:
     for planned, run in zip(plan, runs, strict=True):
         if run.config_path.exists():
             run.check_settings(planned.method, planned.settings)
-    code = _train_all(plan, runs, arguments)
-    if code == 0:
-        _tabulate(sorted(runs, key=lambda run: _order(run, plan, runs)), folder)
+    with folder.held():
+        code = _train_all(plan, runs, arguments)
+        if code == 0:
+            kinds = _unique([planned.kind for planned in plan])
+            _tabulate([folder.run(kind, seed) for kind in kinds for seed in _seeds_of(arguments)],
+                      folder)
     return code
 
 
-def _order(run: "Run", plan: Sequence[Planned], runs: Sequence["Run"]) -> tuple[int, int]:
-    planned = plan[runs.index(run)]
-    kinds = _unique([each.kind for each in plan])
-    return kinds.index(planned.kind), planned.settings.seed
+def _seeds_of(arguments: argparse.Namespace) -> list[int]:
+    return arguments.seeds or [0]
 
 
 def _refuse_settings(arguments: argparse.Namespace) -> None:
@@ -129,7 +130,7 @@ def _plan(arguments: argparse.Namespace) -> list[Planned]:
                         "folders of finished runs")
     base = resolve_data(settings_of(arguments, DualConfig, "dual"))
     plan = []
-    for seed in arguments.seeds or [0]:
+    for seed in _seeds_of(arguments):
         if arguments.single:
             settings = _single_settings(arguments, base)
             plan.append(Planned("single", settings.replace(seed=seed, data=base.data)))
