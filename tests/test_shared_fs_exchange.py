@@ -24,13 +24,11 @@ def fail(say, folder, error):
 
 
 def test_an_error_of_one_role_ends_the_wait_of_the_other_with_its_text(tmp_path):
-    with (
-        Role(fail, tmp_path, ValueError("loss is nan\x1b[2J at step 7")) as peer,
-        pytest.raises(PeerFailed, match=r"net1 .*: ValueError: loss is nan\?\[2J at step 7"),
-        exchange(tmp_path, "net2") as mine,
-    ):
-        mine.recv("x", 0, np.empty(5))
-    assert "step 7" in str(peer.error())
+    with Role(fail, tmp_path, ValueError("loss is nan\x1b[2J at step 7")) as peer:
+        told = r"net1 .*: ValueError: loss is nan\?\[2J at step 7"
+        with pytest.raises(PeerFailed, match=told), exchange(tmp_path, "net2") as mine:
+            mine.recv("x", 0, np.empty(5))
+        assert "step 7" in str(peer.error())
 
 
 def interrupt(say, folder):
