@@ -1,4 +1,4 @@
-"""How a role talks to its peer: four methods, over files or in memory.
+"""How a role talks to its peer, over files or in memory: send, receive, report.
 
 A tensor that arrives lies in memory that the next `recv` on the same channel may overwrite.
 """
@@ -44,10 +44,6 @@ class Channel(Protocol):
         """Tell peers and onlookers where this role is: step, phase and figures."""
         ...
 
-    def peer(self, role: str) -> dict[str, Any]:
-        """What `role` reported last."""
-        ...
-
 
 class FileChannel:
     """A channel through a folder; raises the errors of shared_fs."""
@@ -81,9 +77,6 @@ class FileChannel:
     def report(self, **info: Any) -> None:
         self._exchange.report(**info)
 
-    def peer(self, role: str) -> dict[str, Any]:
-        return self._exchange.peer_info(role)
-
 
 class QueueChannel:
     """A channel in memory, between two threads: what the file exchange is compared with."""
@@ -94,8 +87,6 @@ class QueueChannel:
         self._timeout_s = timeout_s
         self._inbox: dict[str, queue.Queue[tuple[int, np.ndarray]]] = {}
         self._outbox = self._inbox
-        self._told: dict[str, Any] = {}
-        self._heard = self._told
         self.wait_s, self.bytes_sent = 0.0, 0
 
     @classmethod
@@ -106,7 +97,6 @@ class QueueChannel:
         for name in names:
             first._inbox[name], second._inbox[name] = queue.Queue(), queue.Queue()
         first._outbox, second._outbox = second._inbox, first._inbox
-        first._heard, second._heard = second._told, first._told
         return first, second
 
     def send(self, name: str, sequence: int, tensor: Tensor) -> None:
@@ -128,7 +118,4 @@ class QueueChannel:
         return tensor
 
     def report(self, **info: Any) -> None:
-        self._told.update(info)
-
-    def peer(self, role: str) -> dict[str, Any]:
-        return self._heard
+        pass    # nobody looks on
