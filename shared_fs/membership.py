@@ -151,7 +151,7 @@ class Membership:
         for name in ("roles", "hello", "gen", "status"):
             storage.make_folder(name)
         lock = RoleLock(storage, settings.role, self.profile)
-        lock.acquire(self._holder)
+        lock.acquire(self._holder, self._holder_is_elsewhere)
         self._lock = lock
         check_folder(storage, self._hello())
         remove_parts(storage, settings.role, leader=settings.leads)
@@ -171,6 +171,10 @@ class Membership:
         if hello is None:
             return "it has not said hello yet"
         return f"pid {hello.process.pid} on {printable(hello.process.host)}"
+
+    def _holder_is_elsewhere(self) -> bool:
+        hello = read_hello(self.storage, self._settings.role)
+        return hello is not None and hello.process.boot_id != this_process().boot_id
 
     def _let_go(self) -> None:
         with ExitStack() as stack:
