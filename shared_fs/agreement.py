@@ -52,16 +52,14 @@ def check_policies(window: int, transport: str, fsync: str, nonfinite: str, home
 def full_agreement(
     roles: tuple[str, ...],
     channels: Mapping[str, tuple[str, str]],
-    window: int,
-    transport: str,
+    policies: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The caller's settings with roles, channels, window and transport, as the peers see them.
+    """The caller's settings with roles, channels and policies, as the peers see them.
 
     Raises ValueError for settings that are not JSON-able, too long, or named like one of those.
     """
-    own: dict[str, Any] = {"roles": roles, "channels": channels, "window": window}
-    own["transport"] = transport
+    own: dict[str, Any] = {"roles": roles, "channels": channels, **policies}
     taken = sorted(settings.keys() & {*own, "protocol"})
     if taken:
         raise ValueError(f"agreement must not name {taken}: they are agreed upon anyway")

@@ -75,17 +75,15 @@ class Exchange:
         self.roles = tuple(roles or dict.fromkeys(r for e in self.channels.values() for r in e))
         check_names(self.role, self.roles, self.channels)
         check_policies(window, transport, fsync, nonfinite, home)
-        self.agreement = full_agreement(
-            self.roles, self.channels, window, transport, agreement or {}
-        )
+        own = {"window": window, "transport": transport}
+        self.agreement = full_agreement(self.roles, self.channels, own, agreement or {})
         self._settings = Settings(
             role=role, roles=self.roles, channels=self.channels, agreement=self.agreement,
             window=window, transport=transport, checksum=checksum, fsync=fsync,
             nonfinite=nonfinite, home=home, held=held,
             message_bytes=dict(message_bytes or {}), handshake_timeout_s=handshake_timeout_s,
             peer_timeout_s=peer_timeout_s, progress_timeout_s=progress_timeout_s,
-            storage_timeout_s=storage_timeout_s, final_barrier=final_barrier,
-        )
+            storage_timeout_s=storage_timeout_s, final_barrier=final_barrier)
         self.stop_waiting: Callable[[], bool] = lambda: False
         self._storage = storage
         self._membership: Membership | None = None
