@@ -12,11 +12,13 @@ from .errors import (
     WaitTimeout,
 )
 from .exchange import Exchange
+from .lineage import Checkpoint, Start
 from .observe import Observation, is_exchange, observe
 from .profile import Profile, detect
 from .storage import Storage
 
 __all__ = [
+    "Checkpoint",
     "Exchange",
     "ExchangeError",
     "HandshakeMismatch",
@@ -27,6 +29,7 @@ __all__ = [
     "PeerLost",
     "Profile",
     "RoleTaken",
+    "Start",
     "Storage",
     "StorageError",
     "WaitTimeout",

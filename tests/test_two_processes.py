@@ -15,6 +15,8 @@ import pytest
 import torch
 from official_files import write_cifar10
 
+from dualnet.run import Run
+
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--data", "cifar10", "--batch-size", "20", "--iterations", "5", "--threads", "1",
          "--log-every", "2"]
@@ -45,8 +47,7 @@ def run(*words, folder):
 
 
 def weights(run_folder, role, step=5):
-    path = Path(run_folder) / role / "checkpoints" / f"step{step:08d}.pt"
-    state = torch.load(path, weights_only=True)
+    state = Run(Path(run_folder)).load_checkpoint(role, step)
     return state["net" if role == "single" else "part"]
 
 

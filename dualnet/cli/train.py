@@ -13,7 +13,8 @@ from dualnet.methods.dual.wire import ROLES
 
 if TYPE_CHECKING:
     from dualnet.launcher import Failure
-    from dualnet.run import MetricsReader, Run
+    from dualnet.metrics import MetricsReader
+    from dualnet.run import Run
 
 POLL_S = 0.1
 
@@ -81,7 +82,7 @@ def run_single(settings: TrainConfig, run: "Run", *, overwrite: bool, quiet: boo
     from dualnet import session
 
     run.start("single", settings, overwrite=overwrite)
-    progress = Progress(settings.iterations, ("single",), quiet=quiet)
+    progress = Progress(settings.iterations, ("single",), run=run.folder, quiet=quiet)
     try:
         for line in session.single(settings, run):
             progress.show("single", line)
@@ -107,13 +108,15 @@ def run_dual(settings: DualConfig, run: "Run", exchange_dir: Path, *, overwrite:
              quiet: bool) -> "Failure | None":
     """Start both roles as processes that train into `run`, and follow them to their end."""
     from dualnet.launcher import Launcher
-    from dualnet.run import MetricsReader
+    from dualnet.metrics import MetricsReader
 
     run.start("dual", settings, overwrite=overwrite)
     words: list[str | Path] = ["--config", run.config_path, "--out", run.folder,
                                "--exchange-dir", exchange_dir, "--quiet", "--end-with-stdin"]
-    progress = Progress(settings.iterations, ROLES, quiet=quiet)
+    progress = Progress(settings.iterations, ROLES, run=run.folder, quiet=quiet)
     readers = {role: MetricsReader(run.metrics_path(role)) for role in ROLES}
+    for reader in readers.values():
+        reader.new()        # what an earlier attempt has written is not news
     with Launcher(run, {role: [role, *words] for role in ROLES}) as launcher:
         devices = ""
         while launcher.wait(POLL_S) and launcher.failure() is None:
@@ -138,9 +141,9 @@ def devices_of(run: "Run") -> str:
 
 def follow(readers: "dict[str, MetricsReader]", progress: Progress) -> None:
     """Show what the roles have written since the last look, step by step."""
-    lines = [(line["step"], role, line) for role, reader in readers.items()
+    lines = [(line["generation"], line["step"], role, line) for role, reader in readers.items()
              for line in reader.new()]
-    for _, role, line in sorted(lines, key=lambda entry: entry[:2]):
+    for _, _, role, line in sorted(lines, key=lambda entry: entry[:3]):
         progress.show(role, line)
 
 
