@@ -7,13 +7,17 @@ from .errors import (
     NonFinite,
     PeerFailed,
     PeerLost,
+    PeerRestarted,
+    PeerStopped,
     RoleTaken,
+    RunOver,
     StorageError,
     WaitTimeout,
 )
 from .exchange import Exchange
 from .lineage import Checkpoint, Start
 from .observe import Observation, is_exchange, observe
+from .patience import patiently
 from .profile import Profile, detect
 from .storage import Storage
 
@@ -27,8 +31,11 @@ __all__ = [
     "Observation",
     "PeerFailed",
     "PeerLost",
+    "PeerRestarted",
+    "PeerStopped",
     "Profile",
     "RoleTaken",
+    "RunOver",
     "Start",
     "Storage",
     "StorageError",
@@ -36,4 +43,5 @@ __all__ = [
     "detect",
     "is_exchange",
     "observe",
+    "patiently",
 ]
