@@ -9,7 +9,6 @@ momentum, dual variables and the penalty are in the state.  No generator is: ord
 and dropout are pure functions of (seed, step), so the number of iterations stands for them.
 """
 
-import errno
 import hashlib
 import io
 import json
@@ -24,16 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from dualnet.errors import DataError, UserError, WrongSettings
-from shared_fs import Checkpoint, Storage, StorageError
-from shared_fs.waiting import wait_for
+from shared_fs import Checkpoint, Storage, patiently
 
 log = logging.getLogger("dualnet")
 
 NAME = re.compile(r"gen(\d{8})-step(\d{8})\.(pt|json)")
-# What may pass while a role waits: somebody frees space, a file server comes back.
-PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 RETRY_S = 60.0
-LONGEST_SLEEP_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -108,34 +103,15 @@ class Checkpoints:
         text = json.dumps(asdict(marker), indent=1).encode() + b"\n"
         # An older state under this name must not be taken for the one its marker speaks of.
         self._storage.remove(f"{name}.json")
-        self._insist(lambda: self._publish(f"{name}.pt", data))
-        self._insist(lambda: self._storage.publish_durable(f"{name}.json", text))
+        self._patiently(lambda: self._publish(f"{name}.pt", data))
+        self._patiently(lambda: self._storage.publish_durable(f"{name}.json", text))
+
+    def _patiently(self, write: Callable[[], None]) -> None:
+        patiently(write, patience_s=self._retry_s, clock=self._storage)
 
     def _publish(self, name: str, data: memoryview) -> None:
         self._storage.publish(name, [data], fsync=True)
         self._storage.sync_folder(".")
-
-    def _insist(self, write: Callable[[], None]) -> None:
-        """Write again while the disk is full; the error of the last attempt if it stays so."""
-        give_up = self._storage.monotonic() + self._retry_s
-        found: StorageError | None = None
-
-        def attempt() -> bool | None:
-            nonlocal found
-            try:
-                write()
-            except StorageError as error:
-                if error.errno not in PASSING or self._storage.monotonic() >= give_up:
-                    raise
-                if found is None:
-                    log.warning("%s; trying again for %g s", error, self._retry_s)
-                found = error
-                return None
-            return True
-
-        wait_for(attempt, lambda: f"room for a checkpoint in {self.folder}",
-                 timeout_s=2 * self._retry_s + 60, longest_sleep_s=LONGEST_SLEEP_S,
-                 clock=self._storage)
 
     def remove_older(self, kept: Checkpoint) -> None:
         """Remove the checkpoints older than `kept`, and those of other runs."""
@@ -167,6 +143,12 @@ class Checkpoints:
         markers = [marker for name in sorted(self._names())
                    if (marker := self._sound(name)) is not None]
         return [marker.checkpoint for marker in markers if run in (None, marker.run)]
+
+    def listed(self, run: str) -> list[Checkpoint]:
+        """The checkpoints of `run` that have a marker, the oldest first; their states unread."""
+        markers = map(self._marker, sorted(self._names()))
+        return [marker.checkpoint for marker in markers
+                if marker is not None and marker.run == run]
 
     def load(self, checkpoint: Checkpoint) -> tuple[dict[str, Any], Spent]:
         """The state, its tensors on the CPU, and what it took to get there.

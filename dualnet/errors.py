@@ -17,8 +17,8 @@ class WrongSettings(Exception):
     """A checkpoint of other settings or of other data."""
 
 
-class Stopped(Exception):
-    """The training was asked to stop, and what it has done is saved.
+class Stopped(BaseException):
+    """The training was asked to stop, and what it has done is saved: no error, as Ctrl-C is none.
 
     code  the exit code that goes with the request
     """

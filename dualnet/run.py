@@ -28,6 +28,8 @@ from dualnet.metrics import MetricsFile, MetricsReader, surviving
 from shared_fs import Storage, StorageError
 from shared_fs.lineage import newest_common
 
+HOME = "home"
+
 
 class Run:
     """The folder of one run."""
@@ -39,6 +41,7 @@ class Run:
         self.failure_path = folder / "failure.json"
         self.figure_path = folder / "loss.png"
         self.exchange = folder / "exchange"
+        self._made: list[Path] = []     # by `home`, the innermost folder first
 
     def metrics_path(self, role: str) -> Path:
         """Where `role` writes its metrics."""
@@ -109,25 +112,25 @@ class Run:
         """32 hex digits drawn once for the role's folder: the exchange tells by them whether a
         role that returns is the one that began there."""
         folder = self.folder / role
+        self._made += [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
         storage = Storage(folder)
         try:
-            storage.create_once("home", uuid.uuid4().hex.encode())
+            storage.create_once(HOME, uuid.uuid4().hex.encode())
         finally:
             storage.shut()
-        return (folder / "home").read_text(encoding="ascii")
+        return (folder / HOME).read_text(encoding="ascii")
 
     def leave(self, role: str) -> None:
         """Undo `home`, in a folder in which nothing was trained."""
-        folder = self.folder / role
-        if self.config_path.exists() or self.metrics_path(role).exists():
+        if self.config_path.exists() or not self.is_untrained:
             return
-        (folder / "home").unlink(missing_ok=True)
-        for path in (folder, self.folder):
-            with contextlib.suppress(OSError):      # something of somebody else's is in it
+        (self.folder / role / HOME).unlink(missing_ok=True)
+        for path in self._made:
+            with contextlib.suppress(OSError):      # somebody else has put something into it
                 path.rmdir()
 
     def clear(self) -> None:
@@ -139,7 +142,7 @@ class Run:
             return
         if "method" not in self.config():
             raise self._foreign()
-        roles = {path.parent for name in ("train.log", "metrics.jsonl", "home")
+        roles = {path.parent for name in ("train.log", "metrics.jsonl", HOME)
                  for path in self.folder.glob(f"*/{name}")}
         for folder in (self.exchange, *roles):
             if folder.is_dir() and not folder.is_symlink():
@@ -210,6 +213,11 @@ class Run:
         """Whether training it again would give the same: it has finished, or it diverged."""
         return self.summary_path.exists() or self.failure_path.exists()
 
+    @property
+    def is_untrained(self) -> bool:
+        """Whether nothing of a training is here: no metrics and no checkpoint."""
+        return not self.roles and not any(self.folder.glob("*/checkpoints/*.json"))
+
     def environment(self, role: str) -> dict[str, Any] | None:
         """Where `role` runs or ran: its env.json; None before it has started."""
         path = self.metrics_path(role).parent / "env.json"
@@ -222,7 +230,7 @@ class Run:
     def resumes_from(self, roles: Sequence[str]) -> int | None:
         """The iteration from which the same command goes on: that of the newest checkpoint that
         all `roles` hold here, 0 if there is none.  None if no role has written metrics."""
-        if not self.roles:
+        if self.is_untrained:
             return None
         common = newest_common([self.checkpoints(role).held() for role in roles])
         return common.step if common else 0

@@ -22,6 +22,11 @@ def exit_code(number: int) -> int:
     return PREEMPTED if number == signal.SIGUSR1 else 128 + number
 
 
+def resume_hint(step: int) -> str:
+    """What to do about a training of which `step` iterations are saved."""
+    return f"run the same command again to resume from iteration {step}"
+
+
 def leave(number: int, frame: FrameType | None) -> NoReturn:
     """The signal handler outside of training: ends the program at once, through every `finally`.
 
@@ -43,13 +48,12 @@ class StopRequest:
         """Whether the first signal has come."""
         return self.number is not None
 
-    def check(self, done: int) -> None:
-        """Raises Stopped if a signal has come; `done` iterations are saved."""
+    def check(self, hint: str) -> None:
+        """Raises Stopped if a signal has come; `hint` says what to do about it."""
         if self.number is not None:
             name = signal.Signals(self.number).name
             raise Stopped(exit_code(self.number),
-                          f"stopped by {name} after iteration {done}; run the same command again "
-                          "to resume there")
+                          f"stopped by {name}" + (f"; {hint}" if hint else ""))
 
     def take(self, number: int, frame: FrameType | None) -> None:
         """The signal handler: notes the first signal; the second one ends the program at once."""

@@ -10,7 +10,7 @@ from dualnet.config import TrainConfig
 from dualnet.errors import Diverged
 from dualnet.methods.protocol import Method, Record
 from dualnet.metrics import RESUME, MetricsFile
-from dualnet.stopping import StopRequest
+from dualnet.stopping import StopRequest, resume_hint
 from shared_fs import Checkpoint, Start
 
 NOTHING = Spent()
@@ -156,7 +156,7 @@ def _check(stop: StopRequest, save: Callable[[int], None], done: int) -> None:
     """Save what is done and raise Stopped, if a stop is requested."""
     if stop.is_asked:
         save(done)
-        stop.check(done)
+        stop.check(resume_hint(done))
 
 
 def _test(method: Method, settings: TrainConfig, metrics: MetricsFile, clock: Clock,

@@ -63,7 +63,7 @@ ALLOWED = {
     "machine": {"devices"},
     "session": {"checkpoints", "cut", "data", "evaluate", "machine", "methods", "nets", "run",
                 "stopping", "train", "shared_fs"},
-    "role_session": {"channel", "checkpoints", "machine", "methods", "nets", "run", "session",
+    "role_session": {"channel", "cut", "machine", "methods", "metrics", "nets", "run", "session",
                      "stopping", "train", "shared_fs"},
     "cli": {"cli", "bench", "compare", "data", "launcher", "machine", "methods", "metrics",
             "panels", "plot", "role_session", "run", "session", "shared_fs", "stopping"},

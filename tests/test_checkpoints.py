@@ -215,7 +215,7 @@ def test_a_full_disk_is_waited_for_with_one_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         save(checkpoints, at(5))
     assert checkpoints.held() == [at(5)]
-    assert len(caplog.records) == 1 and "trying again for 60 s" in caplog.text
+    assert len(caplog.records) == 1 and "trying again for up to 60 s" in caplog.text
 
 
 @pytest.mark.fault(69, "ENOSPC and EROFS from write, for good")

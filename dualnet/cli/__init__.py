@@ -21,6 +21,7 @@ from dualnet.cli import (
 )
 from dualnet.cli.exit_codes import EXIT_CODES, explain
 from dualnet.cli.parser import Parser, with_dashes
+from dualnet.errors import Stopped
 from dualnet.stopping import leave
 
 EPILOG = f"""\
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.command(arguments)
         return code
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Stopped) as error:
         code, sentence = explain(error)
         print(f"dualnet: {sentence}", file=sys.stderr)
         return code

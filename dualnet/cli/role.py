@@ -47,7 +47,7 @@ def train_role(role: str, arguments: argparse.Namespace) -> int:
                              overwrite=arguments.overwrite):
         progress.show(role, line)
     progress.close()
-    if role == NET2 and not arguments.quiet:
+    if role == NET2 and not arguments.quiet and run.summary_path.exists():
         print(outcome(run.summary()))
     return 0
 

@@ -10,6 +10,7 @@ from dualnet.cli.progress import Progress
 from dualnet.config import TrainConfig
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import ROLES
+from dualnet.stopping import noted, resume_hint
 
 if TYPE_CHECKING:
     from dualnet.launcher import Failure
@@ -99,6 +100,8 @@ def train_dual(arguments: argparse.Namespace) -> int:
                        overwrite=arguments.overwrite, quiet=arguments.quiet)
     if failure is not None:
         print(failure.reason, file=sys.stderr)
+        if hint := hint_for(run, ROLES):
+            print(f"dualnet: {hint}", file=sys.stderr)
         return failure.code
     report(run)
     return 0
@@ -106,7 +109,11 @@ def train_dual(arguments: argparse.Namespace) -> int:
 
 def run_dual(settings: DualConfig, run: "Run", exchange_dir: Path, *, overwrite: bool,
              quiet: bool) -> "Failure | None":
-    """Start both roles as processes that train into `run`, and follow them to their end."""
+    """Start both roles as processes that train into `run`, and follow them to their end.
+
+    Goes on with a run that was interrupted.  Passes a signal on to both roles, which write a
+    checkpoint, and raises Stopped then.
+    """
     from dualnet.launcher import Launcher
     from dualnet.metrics import MetricsReader
 
@@ -117,18 +124,27 @@ def run_dual(settings: DualConfig, run: "Run", exchange_dir: Path, *, overwrite:
     readers = {role: MetricsReader(run.metrics_path(role)) for role in ROLES}
     for reader in readers.values():
         reader.new()        # what an earlier attempt has written is not news
-    with Launcher(run, {role: [role, *words] for role in ROLES}) as launcher:
+    with noted() as stop, Launcher(run, {role: [role, *words] for role in ROLES}) as launcher:
         devices = ""
-        while launcher.wait(POLL_S) and launcher.failure() is None:
+        while launcher.wait(POLL_S) and launcher.failure() is None and not stop.is_asked:
             if not devices and (devices := devices_of(run)):
                 progress.say(devices)
             follow(readers, progress)
         failure = launcher.failure()
+        if stop.number is not None:
+            launcher.stop(stop.number)
     follow(readers, progress)
     progress.close()
-    if failure is not None:
+    if not run.is_over:
         discard_if_untrained(run)
+        stop.check(hint_for(run, ROLES))
     return failure
+
+
+def hint_for(run: "Run", roles: tuple[str, ...]) -> str:
+    """What to do about a run that was interrupted; empty if it cannot go on."""
+    step = None if run.is_over else run.resumes_from(roles)
+    return "" if step is None else resume_hint(step)
 
 
 def devices_of(run: "Run") -> str:
@@ -148,8 +164,8 @@ def follow(readers: "dict[str, MetricsReader]", progress: Progress) -> None:
 
 
 def discard_if_untrained(run: "Run") -> None:
-    """A run that failed before its first iteration leaves no folder behind."""
-    if not run.roles:
+    """A run that ended before its first iteration leaves no folder behind."""
+    if run.is_untrained:
         run.clear()
 
 
