@@ -77,7 +77,7 @@ class RoleSession:
         return Exchange(
             folder, self._name, channels=self._wire.channels(), roles=ROLES,
             agreement={**settings.agreed(), "images": self._dataset.fingerprint()},
-            window=settings.window,
+            window=max(settings.window, settings.num_micro_batches),
             transport=settings.transport,  # type: ignore[arg-type]
             checksum=settings.checksum, fsync=settings.fsync,  # type: ignore[arg-type]
             nonfinite=settings.nonfinite,  # type: ignore[arg-type]

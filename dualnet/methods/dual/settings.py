@@ -43,7 +43,7 @@ LOSSES = {
     "misaligned": Loss("earlier", lr_net1=_EUCLIDEAN),
     "no_loss_weight": Loss("y", weight=0.0, lr_net1=_EUCLIDEAN),
 }
-SCHEDULE_NAMES = ("lockstep", "alternating")
+SCHEDULE_NAMES = ("lockstep", "pipelined", "alternating")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,11 @@ class DualConfig(TrainConfig):
     denominator: str = flag("constant", "denominator of the normalised losses: a constant in the"
                             " gradient, differentiated exactly, or the target's norm",
                             choices=("constant", "exact", "target"), group="dual net")
-    schedule: str = flag("lockstep", "whose weights move when: both in every iteration, or in"
-                         " turns", choices=SCHEDULE_NAMES, group="dual net")
+    schedule: str = flag("lockstep", "who works when: both in every iteration; the same in"
+                         " micro-batches, at the same time; updates in turns",
+                         choices=SCHEDULE_NAMES, group="dual net")
+    micro_batches: int = flag(4, "parts of a batch, with --schedule pipelined", minimum=1,
+                              group="dual net")
     net1_steps: int = flag(50, "iterations of a turn of net1, with --schedule alternating",
                            minimum=1, group="dual net")
     net2_steps: int = flag(150, "iterations of a turn of net2, with --schedule alternating",
@@ -117,6 +120,15 @@ class DualConfig(TrainConfig):
                             f" out, found {self.lr_net1:g}")
         if self.dual == "sample":
             self._check_dual()
+
+        if self.num_micro_batches > self.batch_size:
+            raise UserError(f"--micro-batches must be at most --batch-size {self.batch_size}, found"
+                            f" {self.micro_batches}")
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Parts of a batch that are on their way at the same time; 1 without a pipeline."""
+        return self.micro_batches if self.schedule == "pipelined" else 1
 
     def _check_dual(self) -> None:
         if self.loss != "admm" or self.resolved_tie():
