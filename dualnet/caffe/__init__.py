@@ -9,8 +9,8 @@ from dualnet.caffe.fillers import ZERO, Filler, constant, filler, gaussian, xavi
 from dualnet.caffe.layers import LRN, Convolution, InnerProduct, Pooling, max_pool, relu
 from dualnet.caffe.loss_layers import Accuracy, EuclideanLoss, SoftmaxWithLoss
 from dualnet.caffe.rates import Rate, rate
-from dualnet.caffe.solvers import SGD, SOLVERS, Solver
+from dualnet.caffe.solvers import SGD, SOLVERS, Solver, solver
 
 __all__ = ["LRN", "SGD", "SOLVERS", "ZERO", "Accuracy", "Convolution", "EuclideanLoss", "Filler",
            "InnerProduct", "Pooling", "Rate", "SoftmaxWithLoss", "Solver", "constant", "filler",
-           "gaussian", "max_pool", "rate", "relu", "xavier"]
+           "gaussian", "max_pool", "rate", "relu", "solver", "xavier"]

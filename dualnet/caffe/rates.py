@@ -4,6 +4,7 @@
 for fields with which Caffe would stop or compute nonsense.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -87,12 +88,14 @@ POLICIES: dict[str, Callable[..., Rate]] = {
 def rate(lr_policy: str, base_lr: float, **fields: Any) -> Rate:
     """The policy of a solver: `rate("step", 0.1, gamma=0.1, stepsize=4)(iteration)`.
 
-    fields  gamma; power; stepsize; stepvalue; max_iter: exactly those that the policy reads.
-    Raises ValueError for an unknown policy or other fields.
+    fields  gamma, power, stepsize, stepvalue, max_iter; what the policy does not read is ignored,
+            as in Caffe.
+    Raises ValueError for an unknown policy or a field that is missing.
     """
     if lr_policy not in POLICIES:
         raise ValueError(f"unknown lr_policy '{lr_policy}' (policies: {', '.join(POLICIES)})")
-    try:
-        return POLICIES[lr_policy](base_lr, **fields)
-    except TypeError as error:
-        raise ValueError(f"lr_policy '{lr_policy}': {error}") from None
+    _, *names = inspect.signature(POLICIES[lr_policy]).parameters
+    missing = [name for name in names if name not in fields]
+    if missing:
+        raise ValueError(f"lr_policy '{lr_policy}' needs {', '.join(missing)}")
+    return POLICIES[lr_policy](base_lr, **{name: fields[name] for name in names})

@@ -32,6 +32,8 @@ class Solver(torch.optim.Optimizer):
     Raises ValueError for arguments that Caffe refuses.
     """
 
+    own_fields: tuple[str, ...] = ()      # of the solver's prototxt, besides those of all solvers
+
     def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.0,
                  weight_decay: float = 0.0, *, regularization_type: str = "L2",
                  clip_gradients: float = -1.0, iter_size: int = 1) -> None:
@@ -113,6 +115,8 @@ class Nesterov(Solver):
 class AdaGrad(Solver):
     """s <- s + g^2;  w <- w - r g / (sqrt(s) + delta)."""
 
+    own_fields = ("delta",)
+
     def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.0,
                  weight_decay: float = 0.0, *, delta: float = 1e-8, **options: Any) -> None:
         _refuse_momentum("AdaGrad", momentum)
@@ -126,6 +130,8 @@ class AdaGrad(Solver):
 
 class RMSProp(Solver):
     """s <- rms_decay s + (1 - rms_decay) g^2;  w <- w - r g / (sqrt(s) + delta)."""
+
+    own_fields = ("rms_decay", "delta")
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.0,
                  weight_decay: float = 0.0, *, rms_decay: float = 0.99, delta: float = 1e-8,
@@ -146,6 +152,8 @@ class AdaDelta(Solver):
     """s <- m s + (1 - m) g^2;  v = g sqrt((u + delta) / (s + delta));  u <- m u + (1 - m) v^2;
     w <- w - r v,  m the momentum.
     """
+
+    own_fields = ("delta",)
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.0,
                  weight_decay: float = 0.0, *, delta: float = 1e-8, **options: Any) -> None:
@@ -168,6 +176,8 @@ class Adam(Solver):
     delta is added before the correction of the bias, unlike in torch.optim.Adam; t counts from 1.
     """
 
+    own_fields = ("momentum2", "delta")
+
     def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.0,
                  weight_decay: float = 0.0, *, momentum2: float = 0.999, delta: float = 1e-8,
                  **options: Any) -> None:
@@ -187,3 +197,18 @@ class Adam(Solver):
 SOLVERS: dict[str, type[Solver]] = {
     "SGD": SGD, "Nesterov": Nesterov, "AdaGrad": AdaGrad, "RMSProp": RMSProp,
     "AdaDelta": AdaDelta, "Adam": Adam}
+
+FIELDS = ("momentum", "weight_decay", "regularization_type", "clip_gradients", "iter_size")
+
+
+def solver(type: str, params: Iterable[Any], lr: float, **fields: Any) -> Solver:
+    """The solver that a solver prototxt names: `solver("Adam", params, 0.01, momentum=0.9)`.
+
+    fields  those of FIELDS, momentum2, delta, rms_decay; what the type does not read is ignored,
+            as in Caffe.
+    Raises ValueError for an unknown type.
+    """
+    if type not in SOLVERS:
+        raise ValueError(f"unknown solver type '{type}' (types: {', '.join(SOLVERS)})")
+    names = FIELDS + SOLVERS[type].own_fields
+    return SOLVERS[type](params, lr, **{name: fields[name] for name in names if name in fields})
