@@ -47,11 +47,19 @@ def compare_case(folder: Path, file: str, case: str) -> CaseResult:
     Raises UserError if the case has a field, file or array that is not understood.
     """
     golden = Golden(folder)
-    if file in nets.files(golden.topology):
-        return CaseResult(file, case, tuple(nets.end_to_end(golden, file)))
-    if file not in RUNNERS:
-        raise UserError(f"there is nothing to compare '{file}' with (known: {', '.join(RUNNERS)})")
-    found = Case(golden, file, case)
-    differences = tuple(RUNNERS[file](found))
-    found.refuse_unread()
-    return CaseResult(file, case, differences, found.undefined)
+    try:
+        if file in nets.files(golden.topology):
+            return CaseResult(file, case, tuple(nets.end_to_end(golden, file)))
+        if file in RUNNERS:
+            return _compare(Case(golden, file, case))
+    except KeyError as error:
+        raise UserError(f"{file} {case} lacks {error}, which is needed to compare it") from error
+    raise UserError(f"there is nothing to compare '{file}' with (known: {', '.join(RUNNERS)})")
+
+
+def _compare(case: Case) -> CaseResult:
+    differences = tuple(RUNNERS[case.file](case))
+    case.refuse_unread()
+    if not differences:
+        raise UserError(f"{case.file} '{case.name}' has no array to compare with")
+    return CaseResult(case.file, case.name, differences, case.undefined)

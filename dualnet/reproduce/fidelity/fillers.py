@@ -28,7 +28,7 @@ def filler(case: Case) -> list[Difference]:
     quantiles  largest distance of the distribution functions at Caffe's quantiles (Kolmogorov and
                Smirnov); 2.7 / sqrt(count), which chance exceeds once in a million
     """
-    shape, text = case.field("blob_shape"), case.field("filler")
+    shape, text = case.required("blob_shape"), case.required("filler")
     count = math.prod(shape)
     _check_fans(case, shape)
     fields = parse_fields(text)

@@ -47,7 +47,7 @@ class CaseResult:
 
     @property
     def passed(self) -> bool:
-        return bool(self.differences) and all(d.passed for d in self.differences)
+        return all(d.passed for d in self.differences)
 
     @property
     def worst(self) -> Difference:
@@ -130,6 +130,10 @@ class Case:
         """The value of a field, read once; `default` if the case lacks it or has null."""
         value = self._fields.pop(name, None)
         return default if value is None else value
+
+    def required(self, name: str) -> Any:
+        """The value of a field.  Raises KeyError if the case lacks it."""
+        return self._fields.pop(name)
 
     def size(self, name: str, default: int | None = None) -> Any:
         """kernel_size, or kernel_h and kernel_w; stride and pad alike: a number or (h, w)."""

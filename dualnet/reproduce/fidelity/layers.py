@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dualnet import caffe
+from dualnet.errors import UserError
 from dualnet.nets.dropout import Dropout
 from dualnet.reproduce.fidelity.golden import Case, Difference, measure
 
@@ -18,7 +19,7 @@ COPIES = 1e-6        # pooling, ReLU, Euclidean loss, dropout, accuracy
 
 def convolution(case: Case) -> list[Difference]:
     layer = caffe.Convolution(
-        case.arrays["x"].shape[1], case.field("num_output"), case.size("kernel_size"),
+        case.arrays["x"].shape[1], case.required("num_output"), case.size("kernel_size"),
         pad=case.size("pad", 0), stride=case.size("stride", 1),
         dilation=case.size("dilation", 1), group=case.field("group", 1),
         bias_term=case.field("bias_term", True))
@@ -28,7 +29,7 @@ def convolution(case: Case) -> list[Difference]:
 def inner_product(case: Case) -> list[Difference]:
     axis = case.field("axis", 1)
     layer = caffe.InnerProduct(
-        math.prod(case.arrays["x"].shape[axis:]), case.field("num_output"), axis=axis,
+        math.prod(case.arrays["x"].shape[axis:]), case.required("num_output"), axis=axis,
         transpose=case.field("transpose", False), bias_term=case.field("bias_term", True))
     return _forward_and_backward(layer, case, PRODUCTS)
 
@@ -64,6 +65,9 @@ def _forward_and_backward(layer: nn.Module, case: Case, tolerance: float) -> lis
     y = layer(x)
     found = {"y": y}
     if "dy" in case.arrays:
+        if y.shape != case.arrays["dy"].shape:
+            raise UserError(f"{case.file} '{case.name}': dy has shape "
+                            f"{list(case.arrays['dy'].shape)}, but the layer gives {list(y.shape)}")
         y.backward(case.tensor("dy"))
         found["dx"] = _gradient(x)
         found |= {f"d{key}": _gradient(parameter) for key, parameter in weights.items()}

@@ -129,17 +129,15 @@ def _module(layer: dict[str, Any], x: Tensor) -> nn.Module:
 
 def files(topology: dict[str, Any]) -> list[str]:
     """Names of the files of all runs."""
-    if not topology:
-        return []
     single = [topology["single"]["file"]] if "single" in topology else []
-    return [*topology["variants"], *single]
+    return [*topology.get("variants", []), *single]
 
 
 def end_to_end(golden: Golden, file: str) -> list[Difference]:
     """One run against its file: every array in it but the learning rates."""
     topology = Topology.read(golden.topology)
     inputs, expected = golden.arrays("e2e_inputs"), golden.arrays(file)
-    if file in golden.topology["variants"]:
+    if file in golden.topology.get("variants", []):
         try:
             variant = Variant(**golden.topology["variants"][file])
         except TypeError as error:

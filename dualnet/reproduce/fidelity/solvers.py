@@ -24,7 +24,7 @@ def solver(case: Case) -> list[Difference]:
     images, labels = inputs.tensor("x"), inputs.tensor("label")
     layers = _layers(case)
     net = nn.Sequential(*[module for layer in layers for module in (layer, nn.ReLU())][:-1])
-    rate = caffe.rate(case.field("lr_policy", "fixed"), case.field("base_lr"),
+    rate = caffe.rate(case.field("lr_policy", "fixed"), case.required("base_lr"),
                       **_fields(case, RATE_FIELDS))
     optimizer = _optimizer(case, layers)
     loss_layer = caffe.SoftmaxWithLoss()
