@@ -40,6 +40,10 @@ def table(results: Sequence[CaseResult]) -> str:
         lines += ["", "## What Caffe leaves undefined", "",
                   "Not compared; dualnet refuses or documents it.", ""]
         lines += [f"* {r.file} {r.case}: {r.undefined}" for r in undefined]
+    ignored = [r for r in results if r.ignored]
+    if ignored:
+        lines += ["", "## Fields that nothing here reads", ""]
+        lines += [f"* {r.file} {r.case}: {', '.join(r.ignored)}" for r in ignored]
     return "\n".join(lines) + "\n"
 
 
