@@ -38,7 +38,7 @@ def table(results: Sequence[CaseResult]) -> str:
     undefined = [r for r in results if r.undefined]
     if undefined:
         lines += ["", "## What Caffe leaves undefined", "",
-                  "Not compared; dualnet refuses or documents it.", ""]
+                  "Not compared; dualnet refuses it.", ""]
         lines += [f"* {r.file} {r.case}: {r.undefined}" for r in undefined]
     ignored = [r for r in results if r.ignored]
     if ignored:
