@@ -13,7 +13,7 @@ What dualnet computes against arrays that BVLC Caffe 1.0.0 wrote (CPU, one threa
 every layer, loss, filler and solver, and for five iterations of the dual net under each loss.
 "Relative" is the largest difference over the largest element of Caffe's array. For fillers, which
 are random, it is the distance of two distributions, and the tolerance what chance explains. Each
-row shows the array that is nearest to its tolerance.
+row shows the array that is nearest to its tolerance. Written by `dualnet reproduce caffe-fidelity`.
 """
 
 
