@@ -63,7 +63,7 @@ def role(name: str, settings: DualConfig, run: Run, exchange_dir: Path, *,
     run.admit(name, "dual", settings, overwrite=overwrite)
     exchange = Exchange(
         exchange_dir, name, channels=wire.channels(), roles=ROLES,
-        agreement={**settings.agreed(), "images": dataset.fingerprint()},
+        agreement={**settings.agreement(), "images": dataset.fingerprint()},
         window=settings.window, fsync=settings.fsync,  # type: ignore[arg-type]
         nonfinite=settings.nonfinite,  # type: ignore[arg-type]
         handshake_timeout_s=settings.handshake_timeout, peer_timeout_s=settings.peer_timeout,

@@ -10,7 +10,8 @@ framework they use.  With Philox 4x64 (Salmon et al. 2011), whose raw words nump
     epoch e, place p  e, p = divmod(step, S)
     order of epoch e  stable argsort of words(seed, "order", e, N)
     batch of a step   order[p B : (p + 1) B]
-    mirrored          image i of the batch, if (words(seed, "mirror", step, B)[i] >> 11) / 2^53 < 1/2
+    u                 (words(seed, "mirror", step, B) >> 11) / 2^53
+    mirrored          image i of the batch, if u[i] < 1/2
 
 Test images keep their order; the last batch may be smaller.
 """

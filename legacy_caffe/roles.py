@@ -14,10 +14,11 @@ A net is whatever has the methods of `Net1` or `Net2`; `nets.py` has them for Ca
 """
 
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -101,10 +102,10 @@ class Link:
         self.exchange.recv(channel, self._next(channel), message)
         return message.astype(np.float32, copy=False)
 
-    def finish(self, iterations: int, pid: int) -> None:
+    def finish(self, iterations: int) -> None:
         """Tell what this role took; net2 of dualnet puts it into its summary."""
         elapsed = max(time.monotonic() - self._started, 1e-9)
-        self.exchange.report(phase="done", step=iterations, pid=pid,
+        self.exchange.report(phase="done", step=iterations, pid=os.getpid(),
                              wait_share=self.exchange.wait_s / elapsed,
                              bytes=self.exchange.bytes_sent)
 
@@ -121,7 +122,7 @@ def train_net1(link: Link, net: Net1, batches: Batches, settings: Settings, say:
         link.send("pool2", net.forward(batches.images(step)))
         conv3 = net.compared()
         answer = link.recv("conv3p", conv3.shape)
-        loss = _finite(net.loss(answer), "net1", step)
+        loss = finite(net.loss(answer), "net1", step)
         if settings.updates("net1", step):
             net.learn()
         if settings.is_logged(step):
@@ -135,6 +136,7 @@ def train_net1(link: Link, net: Net1, batches: Batches, settings: Settings, say:
                 link.send("test_pool2", net.forward(images))
                 link.send("test_conv3", net.compared())
             link.exchange.report(phase="train")
+    link.finish(settings.iterations)
 
 
 def train_net2(link: Link, net: Net2, batches: Batches, settings: Settings,
@@ -155,10 +157,11 @@ def train_net2(link: Link, net: Net2, batches: Batches, settings: Settings,
         link.send("conv3p", _what_is_sent(LOSSES[settings.loss].answer, y, earlier))
         if settings.is_logged(step):
             link.send("conv3p_y", y)
-            say(f"step {step + 1}/{settings.iterations}  loss2 {_finite(loss, 'net2', step):.6g}  "
-                f"accuracy {correct(logits, labels) / len(labels):.3f}  |conv3'| {mean_norm(y):.4g}")
+            share = correct(logits, labels) / len(labels)
+            say(f"step {step + 1}/{settings.iterations}  loss2 {loss:.6g}  "
+                f"accuracy {share:.3f}  |conv3'| {mean_norm(y):.4g}")
         earlier = y.copy()
-        _finite(loss, "net2", step)
+        finite(loss, "net2", step)
         if settings.updates("net2", step):
             net.learn()
         if settings.is_evaluated(step):
@@ -167,6 +170,7 @@ def train_net2(link: Link, net: Net2, batches: Batches, settings: Settings,
             link.exchange.report(phase="train")
             say(f"test  {100 * scores['conv3p']:.2f} % through conv3' of net2, "
                 f"{100 * scores['conv3']:.2f} % through conv3 of net1")
+    link.finish(settings.iterations)
     return scores
 
 
@@ -206,17 +210,10 @@ def mean_norm(array: np.ndarray) -> float:
     return float(np.linalg.norm(array.reshape(len(array), -1), axis=1).mean())
 
 
-def _finite(loss: float, role: str, step: int) -> float:
+def finite(loss: float, role: str, step: int) -> float:
+    """`loss`.  Raises Diverged if it is not finite."""
     if not math.isfinite(loss):
         raise Diverged(f"the loss of {role} in iteration {step + 1} is {loss}; take a smaller "
                        "--lr for the role whose norms grow")
     return loss
 
-
-def run(role: str, link: Link, net: Any, batches: Batches, settings: Settings, pid: int,
-        say: Say) -> dict[str, float]:
-    """Train as `role` to the end; returns the test accuracies that net2 has found."""
-    train = {"net1": train_net1, "net2": train_net2}[role]
-    scores = train(link, net, batches, settings, say) or {}
-    link.finish(settings.iterations, pid)
-    return scores
