@@ -34,7 +34,7 @@ class _PlainUnpickler(pickle.Unpickler):
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
             return _empty_array
         if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
+            return None  # only named, as the kind of array to make
         if (module, name) == ("numpy", "dtype"):
             return _byte_type
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes in protocol 2
@@ -70,7 +70,7 @@ def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
                       "cifar-10-python.tar.gz again") from None
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 \
             or images.shape != (len(labels), PIXELS) or labels.dtype.kind != "i" \
-            or labels.ndim != 1 or not ((0 <= labels) & (labels < CLASSES)).all():
+            or labels.ndim != 1 or not ((labels >= 0) & (labels < CLASSES)).all():
         raise BadData(f"{path}: expected rows of {PIXELS} bytes, each with a label in 0..9; "
                       "unpack the official cifar-10-python.tar.gz again")
     return images.reshape(-1, 3, SIDE, SIDE), labels.astype(np.int64)
