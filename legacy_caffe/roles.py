@@ -154,7 +154,7 @@ def train_net2(link: Link, net: Net2, batches: Batches, settings: Settings,
         boundary = link.recv("pool2", (len(labels), *net.boundary))
         loss, logits = net.forward(boundary, labels)
         y = net.answer()
-        link.send("conv3p", _what_is_sent(LOSSES[settings.loss].answer, y, earlier))
+        link.send("conv3p", what_is_sent(LOSSES[settings.loss].answer, y, earlier))
         if settings.is_logged(step):
             link.send("conv3p_y", y)
             share = correct(logits, labels) / len(labels)
@@ -174,7 +174,8 @@ def train_net2(link: Link, net: Net2, batches: Batches, settings: Settings,
     return scores
 
 
-def _what_is_sent(rule: str, y: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
+def what_is_sent(rule: str, y: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
+    """What goes to net1 as conv3p: y, zeros, or the y of the batch before (y itself at first)."""
     if rule == "zero":
         return np.zeros_like(y)
     return earlier if rule == "earlier" and earlier is not None else y
