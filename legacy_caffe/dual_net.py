@@ -87,11 +87,12 @@ def parser() -> argparse.ArgumentParser:
     for field in dataclasses.fields(Settings):
         words: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": field.name,
                                  "help": f"{HELP[field.name]} (default: {field.default})"}
-        if field.type is bool:
+        if isinstance(field.default, bool):
             words["action"] = argparse.BooleanOptionalAction
         else:
-            words |= {"type": field.type, "choices": CHOICES.get(field.name), "metavar":
-                      "NAME" if field.name in CHOICES else field.type.__name__.upper()}
+            kind = type(field.default)
+            words |= {"type": kind, "choices": CHOICES.get(field.name),
+                      "metavar": "NAME" if field.name in CHOICES else kind.__name__.upper()}
         made.add_argument("--" + field.name.replace("_", "-"), **words)
     _add_own(made.add_argument_group("this side alone"))
     return made
@@ -152,9 +153,9 @@ def train(arguments: argparse.Namespace) -> None:
             agreement=settings.agreement(dataset.fingerprint()), window=arguments.window,
             handshake_timeout_s=arguments.handshake_timeout,
             peer_timeout_s=arguments.peer_timeout)
-        part = {"net1": roles.train_net1, "net2": roles.train_net2}[role]
+        train_part: Any = {"net1": roles.train_net1, "net2": roles.train_net2}[role]
         with exchange:
-            part(roles.Link(exchange, settings.message_dtype), net, batches, settings, say)
+            train_part(roles.Link(exchange, settings.message_dtype), net, batches, settings, say)
     if arguments.save is not None:
         net.net.save(str(arguments.save))
 

@@ -27,7 +27,7 @@ except ImportError:  # no Caffe here, or its own import of this module while it 
         param_str = ""
 
 
-class EuclideanLossLayer(Layer):
+class EuclideanLossLayer(Layer):  # type: ignore[misc]
     """E = 1/(2N) sum_n |x_n - y_n|^2        Dziwulski 2017, eq. 9.2; Caffe's EuclideanLoss
 
     dE/dx_n = (x_n - y_n) / N = -dE/dy_n, times the loss_weight of the layer.  Unlike the layer of
