@@ -63,7 +63,8 @@ def load(folder: Path) -> Dataset:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise BadData(f"{path}: cannot be read ({error}); write the folder with "
+            why = getattr(error, "strerror", None) or error
+            raise BadData(f"{path}: cannot be read ({why}); write the folder with "
                           "prepare_cifar10.py or prepare_images.py") from None
         axes, dtype = (4, np.uint8) if name.endswith("images") else (1, np.int64)
         if (array.ndim, array.dtype) != (axes, dtype):

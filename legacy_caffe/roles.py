@@ -153,6 +153,7 @@ def train_net2(link: Link, net: Net2, batches: Batches, settings: Settings,
         labels = batches.labels(step)
         boundary = link.recv("pool2", (len(labels), *net.boundary))
         loss, logits = net.forward(boundary, labels)
+        finite(loss, "net2", step)
         y = net.answer()
         link.send("conv3p", what_is_sent(LOSSES[settings.loss].answer, y, earlier))
         if settings.is_logged(step):
@@ -161,7 +162,6 @@ def train_net2(link: Link, net: Net2, batches: Batches, settings: Settings,
             say(f"step {step + 1}/{settings.iterations}  loss2 {loss:.6g}  "
                 f"accuracy {share:.3f}  |conv3'| {mean_norm(y):.4g}")
         earlier = y.copy()
-        finite(loss, "net2", step)
         if settings.updates("net2", step):
             net.learn()
         if settings.is_evaluated(step):
