@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,8 @@ def test_a_net1_of_another_framework_trains_with_the_ports_net2(tmp_path, tiny, 
     net = Net1OfNumpy(lr=1e-2)
     _, said, run = train_with_port(tmp_path, tiny, "net1", net, batches, ["--lr", 0])
     # net2 rests, so each answer is the conv3' of its seed, applied to the pool2 it was sent.
-    head = port_parts()[1].head
+    resting = port_parts()[1]
+    head = resting.head
     with torch.no_grad():
         for sent, answer in zip(net.sent, net.answers, strict=True):
             expected = head(torch.from_numpy(sent)).numpy()
@@ -177,7 +179,16 @@ def test_a_net1_of_another_framework_trains_with_the_ports_net2(tmp_path, tiny, 
     summary = json.loads((run / "summary.json").read_text())
     tests = [line for line in lines_of(run / "net2" / "metrics.jsonl") if line["split"] == "test"]
     assert [line["step"] for line in tests] == [4, 6]
-    assert summary["test_accuracy"] == tests[-1]["accuracy"]
+    # Both readings of the test images come from what this side sent: pool2 and its own conv3.
+    sent = [(net.forward(images), net.compared(), labels) for images, labels in batches.tests()]
+    with torch.no_grad():
+        z, x, _ = (torch.from_numpy(np.concatenate(part)) for part in zip(*sent, strict=True))
+        scores = {"test_accuracy": resting(z), "test_accuracy_merged": resting.body(x)}
+        cross = torch.nn.functional.cross_entropy(resting(z), torch.from_numpy(
+            batches.dataset.test_labels)).item()
+    for name, each in scores.items():
+        assert summary[name] == (each.argmax(1).numpy() == batches.dataset.test_labels).mean()
+    assert tests[-1]["loss"] == pytest.approx(cross, rel=1e-4)
     # Per iteration both maps, conv3' again on three logged ones, two tests of 20 images, float32.
     z, y = 32 * 8 * 8 * 4, 64 * 8 * 8 * 4
     assert summary["bytes_exchanged"] == 6 * 15 * (z + y) + 3 * 15 * y + 2 * 20 * (z + y)
@@ -201,10 +212,36 @@ def test_a_net2_of_another_framework_trains_with_the_ports_net1(tmp_path, tiny, 
     found = [line["loss"] for line in lines_of(run / "net1" / "metrics.jsonl")]
     assert found == pytest.approx([(losses[i] + losses[i + 1]) / 2 for i in (0, 2, 4)], rel=1e-4)
     # Two tests of two batches, 15 and 5 images, each with pool2 and conv3.
-    assert [len(each) for each in net.tested] == [15, 15, 5, 5] * 2
+    assert [each.shape[:2] for each in net.tested] == [(15, 32), (15, 64), (5, 32), (5, 64)] * 2
     labels = batches.dataset.test_labels
     through = {"conv3p": net.scores(z[-1].numpy()), "conv3": net.scores_of_compared(x[-1])}
     assert scores == {name: (each.argmax(1) == labels).mean() for name, each in through.items()}
+
+
+def test_two_roles_of_this_script_train_and_test_each_other(tmp_path, batches):
+    net1, net2 = Net1OfNumpy(lr=1e-2), Net2OfNumpy(lr=0.5)
+
+    def train(role, part, net):
+        with Exchange(tmp_path, role, channels=roles.CHANNELS, roles=roles.ROLES,
+                      agreement=SETTINGS.agreement(""), handshake_timeout_s=DEADLINE_S) as mine:
+            return part(roles.Link(mine, "float16"), net, batches, SETTINGS, lambda line: None)
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(train, "net1", roles.train_net1, net1)
+        scores = train("net2", roles.train_net2, net2)
+        other.result(timeout=DEADLINE_S)
+    for sent, received in zip(net1.sent, net2.received, strict=True):
+        assert (received == sent.astype(np.float16)).all()
+    for answer, received in zip(net2.answers, net1.answers, strict=True):
+        assert (received == answer.astype(np.float16)).all()
+    # The last test, after the last update: pool2 and conv3 of both batches of test images.
+    last = [array for images, _ in batches.tests()
+            for array in (net1.forward(images).copy(), net1.compared())]
+    for sent, received in zip(last, net2.tested[-4:], strict=True):
+        assert (received == sent.astype(np.float16)).all()
+    labels = batches.dataset.test_labels
+    x = np.concatenate(last[1::2]).astype(np.float16).astype(np.float32)
+    assert scores["conv3"] == (net2.scores_of_compared(x).argmax(1) == labels).mean()
 
 
 def test_both_sides_name_the_settings_in_which_they_differ(tmp_path, tiny, batches):
