@@ -185,7 +185,7 @@ def test_a_net1_of_another_framework_trains_with_the_ports_net2(tmp_path, tiny, 
         z, x, _ = (torch.from_numpy(np.concatenate(part)) for part in zip(*sent, strict=True))
         scores = {"test_accuracy": resting(z), "test_accuracy_merged": resting.body(x)}
         cross = torch.nn.functional.cross_entropy(resting(z), torch.from_numpy(
-            batches.dataset.test_labels)).item()
+            batches.dataset.test_labels.copy())).item()
     for name, each in scores.items():
         assert summary[name] == (each.argmax(1).numpy() == batches.dataset.test_labels).mean()
     assert tests[-1]["loss"] == pytest.approx(cross, rel=1e-4)
