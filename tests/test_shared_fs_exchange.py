@@ -60,7 +60,7 @@ def test_a_peer_that_is_done_without_the_awaited_message_is_lost(tmp_path):
         mine.recv("x", 0, np.empty(5))  # sent before it left, and still there
         with pytest.raises(PeerLost, match="is done, but I still waited for x 1"):
             mine.recv("x", 1, np.empty(5))
-    assert [path.name for path in tmp_path.glob("g*/net1/*")] == ["x-000000000000.npy"]
+    assert [path.name for path in tmp_path.glob("g*/net1/*")] == ["x-slot0.npy"]
 
 
 def report_and_end(say, folder):
@@ -166,8 +166,9 @@ def test_a_short_pause_of_the_peer_is_no_error(tmp_path):
         ({"roles": ("net1", "net2", "net2")}, "different roles"),
         ({"channels": {f"c{i}": ("net1", "net2") for i in range(17)}}, "at most 16 channels"),
         ({"window": 0}, "window must be at least 1, got 0"),
-        ({"fsync": "sometimes"}, "no such policy: fsync 'sometimes'"),
-        ({"nonfinite": "ignore"}, "nonfinite 'ignore'"),
+        ({"fsync": "sometimes"}, "fsync must be one of auto, never, always, got 'sometimes'"),
+        ({"nonfinite": "ignore"}, "nonfinite must be one of error, warn, allow"),
+        ({"transport": "pigeon"}, "transport must be one of auto, rename, mapped"),
         ({"agreement": {"roles": 1}}, "must not name .'roles'."),
         ({"agreement": {"a": float("nan")}}, "agreement must be JSON-able"),
         ({"agreement": {"a": object()}}, "agreement must be JSON-able"),
