@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted([*(ROOT / "dualnet").rglob("*.py"), *(ROOT / "shared_fs").rglob("*.py")])
+LEGACY = sorted((ROOT / "legacy_caffe").rglob("*.py"))
 LEAVES = {"config", "errors", "seeding"}
 
 
@@ -110,6 +111,14 @@ def test_shared_fs_knows_nothing_of_training():
         assert not foreign, f"{path} imports {sorted(foreign)}"
 
 
+def test_legacy_caffe_stands_beside_dualnet():
+    for path in LEGACY:
+        top = {name.split(".")[0] for name in imports(path)}
+        foreign = top - set(sys.stdlib_module_names) - {"numpy", "caffe", "PIL", "shared_fs",
+                                                        "legacy_caffe"}
+        assert not foreign, f"{path} imports {sorted(foreign)}"
+
+
 @pytest.mark.parametrize("module", ["dualnet.cli", "dualnet.compare", "dualnet.plot",
                                     "dualnet.run", "dualnet.data", "dualnet.nets",
                                     "dualnet.methods.dual.settings", "shared_fs"])
@@ -132,7 +141,7 @@ def room_of(path: Path) -> str:
 
 
 def test_functions_and_files_stay_small():
-    for path in FILES:
+    for path in [*FILES, *LEGACY]:
         text = path.read_text()
         assert text.count("\n") <= 320, path
         for node in ast.walk(ast.parse(text)):
