@@ -32,7 +32,7 @@ class Profile:
     peer_timeout_s: float
 
 
-LOCAL = Profile("local", False, False, 0.005, 5.0, 120.0)
+LOCAL = Profile("local", False, False, 0.001, 5.0, 120.0)
 NETWORK = Profile("network", True, True, 0.05, 60.0, 300.0)
 
 
