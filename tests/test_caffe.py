@@ -145,6 +145,12 @@ def test_the_undefined_gradient_of_an_empty_window_is_refused():
         layer(x)
 
 
+def test_max_pooling_passes_a_nan_on():
+    # Caffe skips it: its comparison with the maximum so far is false
+    y = caffe.Pooling("MAX", 2, stride=2)(torch.tensor([[[[1.0, math.nan], [2.0, 3.0]]]]))
+    assert y.isnan().all()
+
+
 def test_global_pooling_is_one_window_and_takes_no_other_size():
     x = random(2, 3, 5, 7)
     assert torch.equal(caffe.Pooling("MAX", global_pooling=True)(x), x.amax((2, 3), keepdim=True))
@@ -284,7 +290,7 @@ def test_an_unknown_normalization_is_refused():
 @pytest.mark.parametrize(("scores", "top_k", "expected"), [
     ([0, 0, 0], 1, 0.0),      # a tie counts against the label
     ([0, 0, 0], 3, 1.0), ([2, 1, 0], 1, 1.0), ([1, 2, 0], 1, 0.0), ([1, 2, 0], 2, 1.0),
-    ([1, 2, 1], 2, 0.0)])
+    ([1, 2, 1], 2, 0.0), ([math.nan] * 3, 1, 1.0)])
 def test_accuracy_counts_the_classes_that_are_as_good(scores, top_k, expected):
     x = torch.tensor([scores], dtype=torch.float32)
     assert caffe.Accuracy(top_k=top_k)(x, torch.tensor([0])).item() == expected

@@ -19,4 +19,4 @@ CASES = fidelity.list_cases(GOLDEN)
 def test_agrees_with_caffe(file, case):
     result = fidelity.compare_case(GOLDEN, file, case)
     too_far = [d for d in result.differences if not d.passed]
-    assert not too_far
+    assert not too_far, f"{too_far}, ignoring the fields {result.ignored}"

@@ -320,6 +320,25 @@ def test_every_field_of_a_variant_is_read(copy, variant, field, value):
     assert not fidelity.compare_case(copy, variant, "").passed
 
 
+def test_a_field_that_nothing_reads_is_named_in_result_and_table(copy):
+    change_json(copy / "cases.json", lambda c: c["conv"]["wide"].update(engine="CUDNN", axis=1))
+    results = fidelity.compare(copy)
+    assert {r.ignored for r in results} == {(), ("axis", "engine")}
+    fidelity.write_table(results, copy / "table.md")
+    assert "* conv wide: axis, engine" in (copy / "table.md").read_text()
+
+
+def test_a_constant_agrees_although_caffes_mean_is_rounded(copy):
+    value, stats = np.float32(0.1), [0.1 + 7e-9, 2e-9, 0.1, 0.1, 0]
+    change_json(copy / "cases.json", lambda c: c["fillers"]["broad"].update(
+        filler='type: "constant" value: 0.1'))
+    save(copy / "fillers.npz", {"broad__stats": stats, "broad__quantiles": [value] * 101,
+                                "broad__bias_stats": [0, 0]})
+    assert fidelity.compare_case(copy, "fillers", "broad").passed
+    perturb(copy, "fillers", "broad__stats")
+    assert not fidelity.compare_case(copy, "fillers", "broad").passed
+
+
 def test_nan_equals_nan_and_nothing_else():
     nan = np.float32(np.nan)
     same = measure("y", np.array([nan, 1, -np.inf]), np.array([nan, 1, -np.inf]), 1e-6)
@@ -341,7 +360,6 @@ def test_the_fields_of_a_filler_block_are_parsed():
 # -- what it refuses -------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("name", "change", "message"), [
-    ("cases.json", lambda c: c["conv"]["wide"].update(flip=True), "not understood: flip"),
     ("cases.json", lambda c: c["relu"]["slope"]["keys"].update(mask=[4, 4]),
      "lacks slope__mask, which cases.json names"),
     ("cases.json", lambda c: c["relu"]["slope"]["keys"].pop("x"), "lacks 'x'"),
@@ -359,6 +377,13 @@ def test_the_fields_of_a_filler_block_are_parsed():
 def test_what_is_not_understood_is_refused(copy, name, change, message):
     change_json(copy / name, change)
     with pytest.raises(UserError, match=message):
+        fidelity.compare(copy)
+
+
+def test_a_damaged_file_is_refused(copy):
+    path = copy / "relu.npz"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"relu.npz cannot be read as .npz"):
         fidelity.compare(copy)
 
 
@@ -384,17 +409,11 @@ def test_the_table_has_a_row_for_each_case_and_names_what_differs(copy):
         row for row in rows if row.startswith("| pool | blocks | y |")]
 
 
-def run_golden_tests(folder):
-    return subprocess.run(
+def test_the_golden_tests_run_over_the_set_that_the_environment_names(copy):
+    perturb(copy, "odd", "final.net2.f.b")
+    done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "caffe_golden",
          "tests/test_caffe_golden.py"], cwd=ROOT, capture_output=True, text=True, timeout=240,
-        env={**os.environ, "DUALNET_CAFFE_GOLDEN": str(folder)})
-
-
-def test_the_golden_tests_run_over_the_set_that_the_environment_names(copy):
-    passing = run_golden_tests(copy)
-    assert "14 passed" in passing.stdout, passing.stdout
-    perturb(copy, "odd", "final.net2.f.b")
-    failing = run_golden_tests(copy)
-    assert "1 failed, 13 passed" in failing.stdout
-    assert "test_agrees_with_caffe[odd.npz]" in failing.stdout
+        env={**os.environ, "DUALNET_CAFFE_GOLDEN": str(copy)})
+    assert "1 failed, 13 passed" in done.stdout, done.stdout
+    assert "test_agrees_with_caffe[odd.npz]" in done.stdout

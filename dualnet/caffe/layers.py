@@ -96,8 +96,10 @@ class Pooling(nn.Module):
     and with padding one less if the last window would begin beyond H + pad.
 
     pool            MAX: windows are clipped to the image, so padding never wins; the first maximum
-                    in row-major order has the gradient.  AVE: the divisor is the window clipped to
-                    the padded image, so zeros of the padding count, what hangs over it does not.
+                    in row-major order has the gradient.  A nan is passed on; Caffe skips it, so
+                    that a net that has diverged may look alive.
+                    AVE: the divisor is the window clipped to the padded image, so zeros of the
+                    padding count and what hangs over it does not.
     global_pooling  one window as large as the image; takes no kernel_size
     round_mode      CEIL or FLOOR
 

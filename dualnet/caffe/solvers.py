@@ -49,13 +49,14 @@ class Solver(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every weight by the gradient it holds; the gradients are not changed."""
-        scale = self._clip_scale()
+        scale = self._clip_scale() / self.iter_size
         for group in self.param_groups:
+            rate = group["lr"] * group["lr_mult"]
+            decay = group["weight_decay"] * group["decay_mult"]
             for weight in group["params"]:
                 if weight.grad is not None:
-                    gradient = self._regularize(weight, weight.grad * (scale / self.iter_size),
-                                                group["weight_decay"] * group["decay_mult"])
-                    rate = group["lr"] * group["lr_mult"]
+                    gradient = weight.grad if scale == 1 else weight.grad * scale
+                    gradient = self._regularize(weight, gradient, decay)
                     weight.sub_(self._update(self.state[weight], gradient, rate, group))
 
     def _update(self, state: State, gradient: Tensor, rate: float, group: Group) -> Tensor:

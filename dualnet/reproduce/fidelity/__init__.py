@@ -44,7 +44,7 @@ def compare(folder: Path) -> list[CaseResult]:
 def compare_case(folder: Path, file: str, case: str) -> CaseResult:
     """One case: what Caffe wrote against what dualnet computes, array by array.
 
-    Raises UserError if the case has a field, file or array that is not understood.
+    Raises UserError if the case has a file or array that is not understood.
     """
     golden = Golden(folder)
     try:
@@ -59,7 +59,6 @@ def compare_case(folder: Path, file: str, case: str) -> CaseResult:
 
 def _compare(case: Case) -> CaseResult:
     differences = tuple(RUNNERS[case.file](case))
-    case.refuse_unread()
     if not differences:
         raise UserError(f"{case.file} '{case.name}' has no array to compare with")
-    return CaseResult(case.file, case.name, differences, case.undefined)
+    return CaseResult(case.file, case.name, differences, case.undefined, case.unread())

@@ -69,15 +69,18 @@ def _moments(sample: np.ndarray, stats: np.ndarray, count: int,
     kurtosis = float(((values - values.mean()) ** 4).mean()) / our_std ** 4 if our_std else 1.0
     std_error = unit * math.sqrt(max(kurtosis - 1, 0) / 4)
     our_zeros = float((sample == 0).mean())
+    if low == high:      # a constant: nothing is random, but Caffe's mean is rounded
+        scale = abs(low) or 1.0
+        return [_relative("mean", abs(float(values.mean()) - mean), scale, 1e-6),
+                _relative("std", abs(our_std - std), scale, 1e-6)]
     differences = [
-        _relative("mean", abs(float(values.mean()) - mean), std or 1.0, 5 * unit if std else 0.0),
-        _relative("std", abs(our_std - std), std or 1.0, max(0.01, 4.5 * std_error) if std else 0),
+        _relative("mean", abs(float(values.mean()) - mean), std, 5 * unit),
+        _relative("std", abs(our_std - std), std, max(0.01, 4.5 * std_error)),
         _relative("zeros", abs(our_zeros - zeros), 1.0,
                   5 * unit * math.sqrt(zeros * (1 - zeros)))]
     if is_bounded:
         distance = max(abs(float(sample.min()) - low), abs(float(sample.max()) - high))
-        differences.append(_relative("limits", distance, (high - low) or 1.0,
-                                     25 / count if high > low else 0.0))
+        differences.append(_relative("limits", distance, high - low, 25 / count))
     return differences
 
 

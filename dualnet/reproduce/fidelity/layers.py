@@ -35,10 +35,11 @@ def inner_product(case: Case) -> list[Difference]:
 
 
 def pooling(case: Case) -> list[Difference]:
-    if case.field("forward_only"):
-        case.undefined = "gradient, since windows lie outside the image"
+    pool = case.field("pool", "MAX")
+    if case.field("forward_only") and pool == "MAX":
+        case.undefined = "the gradient, since the last windows lie outside the image"
     layer = caffe.Pooling(
-        case.field("pool", "MAX"), case.size("kernel_size"), stride=case.size("stride", 1),
+        pool, case.size("kernel_size"), stride=case.size("stride", 1),
         pad=case.size("pad", 0), global_pooling=case.field("global_pooling", False),
         round_mode=case.field("round_mode", "CEIL"))
     return _forward_and_backward(layer, case, COPIES)

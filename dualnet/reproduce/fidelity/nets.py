@@ -5,7 +5,7 @@ weights, biases too, are updated by hand: w <- w - lr * diff.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,9 +90,8 @@ class Topology:
             raise UserError(f"behind the boundary net1 has {self.names('net1')[-self.num_shared:]} "
                             f"but the cut gives it a copy of {shared}")
         for net, part in zip(("net1", "net2"), parts, strict=True):
-            for name, layer in self.layers(net, part).items():
-                layer.weight.data = torch.tensor(inputs[f"init.{net}.{name}.w"])
-                layer.bias.data = torch.tensor(inputs[f"init.{net}.{name}.b"])
+            for name, parameter in _parameters(self.layers(net, part)):
+                parameter.data = torch.tensor(inputs[f"init.{net}.{name}"])
         return parts
 
     def layers(self, net: str, part: Part) -> dict[str, Any]:
@@ -229,23 +228,27 @@ def _largest_gradient(net: nn.Module) -> float:
                default=0.0)
 
 
+def _parameters(layers: dict[str, Any]) -> Iterator[tuple[str, nn.Parameter]]:
+    """conv1.w, conv1.b, ... as the golden files name them."""
+    for name, layer in layers.items():
+        yield f"{name}.w", layer.weight
+        if layer.bias is not None:
+            yield f"{name}.b", layer.bias
+
+
 def _weights(prefix: str, layers: dict[str, Any]) -> dict[str, np.ndarray]:
-    return {f"{prefix}{name}.{key}": parameter.detach().numpy().copy()
-            for name, layer in layers.items()
-            for key, parameter in (("w", layer.weight), ("b", layer.bias))}
+    return {prefix + name: parameter.detach().numpy().copy()
+            for name, parameter in _parameters(layers)}
 
 
 def _gradients(prefix: str, layers: dict[str, Any]) -> dict[str, np.ndarray]:
     """0 where there is none."""
-    return {f"{prefix}{name}.{key}": np.zeros(parameter.shape) if parameter.grad is None
-            else parameter.grad.numpy().copy()
-            for name, layer in layers.items()
-            for key, parameter in (("w", layer.weight), ("b", layer.bias))}
+    return {prefix + name: np.zeros(parameter.shape) if parameter.grad is None
+            else parameter.grad.numpy().copy() for name, parameter in _parameters(layers)}
 
 
 def _update(layers: dict[str, Any], lr: float) -> None:
     with torch.no_grad():
-        for layer in layers.values():
-            for parameter in (layer.weight, layer.bias):
-                if parameter.grad is not None:
-                    parameter -= lr * parameter.grad
+        for _, parameter in _parameters(layers):
+            if parameter.grad is not None:
+                parameter.sub_(lr * parameter.grad)

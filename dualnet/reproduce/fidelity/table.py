@@ -13,7 +13,7 @@ What dualnet computes against arrays that BVLC Caffe 1.0.0 wrote (CPU, one threa
 every layer, loss, filler and solver, and for five iterations of the dual net under each loss.
 "Relative" is the largest difference over the largest element of Caffe's array. For fillers, which
 are random, it is the distance of two distributions, and the tolerance what chance explains. Each
-row shows the array that is nearest to its tolerance.
+row shows the array that is nearest to its tolerance. Written by `dualnet reproduce caffe-fidelity`.
 """
 
 
@@ -38,8 +38,12 @@ def table(results: Sequence[CaseResult]) -> str:
     undefined = [r for r in results if r.undefined]
     if undefined:
         lines += ["", "## What Caffe leaves undefined", "",
-                  "Not compared; dualnet refuses or documents it.", ""]
+                  "Not compared; dualnet refuses it.", ""]
         lines += [f"* {r.file} {r.case}: {r.undefined}" for r in undefined]
+    ignored = [r for r in results if r.ignored]
+    if ignored:
+        lines += ["", "## Fields that nothing here reads", ""]
+        lines += [f"* {r.file} {r.case}: {', '.join(r.ignored)}" for r in ignored]
     return "\n".join(lines) + "\n"
 
 
