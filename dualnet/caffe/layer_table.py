@@ -211,8 +211,8 @@ LAYERS: dict[str, Kind] = {
     "Silence": Kind(lambda *_: nn.Identity(), bottoms=(1, math.inf), tops=(0, 0)),
     "Concat": Kind(_concat, bottoms=(1, math.inf)),
     "Eltwise": Kind(_eltwise, bottoms=(2, math.inf)),
-    "SoftmaxWithLoss": Kind(_softmax_loss, bottoms=(2, 2), is_scalar=True),
-    "EuclideanLoss": Kind(_euclidean, bottoms=(2, 2), is_scalar=True),
+    "SoftmaxWithLoss": Kind(_softmax_loss, bottoms=(2, 2), tops=(0, 1), is_scalar=True),
+    "EuclideanLoss": Kind(_euclidean, bottoms=(2, 2), tops=(0, 1), is_scalar=True),
     "Accuracy": Kind(_accuracy, bottoms=(2, 2), is_scalar=True)}
 
 # Losses, and what else ends a chain.
@@ -231,9 +231,10 @@ def build(layer: Record, bottoms: list[Shape], python_layers: PythonLayers) -> n
     for field, (least, most) in (("bottom", kind.bottoms), ("top", kind.tops)):
         number = len(layer[field])
         if not least <= number <= most:
-            expected = f"{least}" if least == most else f"at least {least}"
-            raise fail(layer, f"takes {expected} {field}{'s' * (least != 1)}, found {number}",
-                       field)
+            limit = least if number < least else int(most)
+            words = "" if least == most else "at least " if number < least else "at most "
+            raise fail(layer, f"takes {words}{limit} {field}{'s' * (limit != 1)}, found {number}",
+                       field, limit if number > least else 0)
     try:
         return kind.build(layer, bottoms)
     except PrototxtError:

@@ -157,10 +157,12 @@ class CaffeNet(nn.Module):
         with torch.device("meta"):
             module = build(layer, shapes, python_layers)
         shape = () if kind.is_scalar else self._inferred(layer, module, shapes)
+        if kind.is_scalar and not tops:
+            tops = [f"(automatic {len(self.steps)})"]    # a loss without a top still counts
         self.shapes.update(dict.fromkeys(tops, shape))
         self.layers.append(module)
         self.steps.append(Step(layer, module, bottoms, tops, self._propagates(layer),
-                               self._loss_weights(layer)))
+                               self._loss_weights(layer, tops)))
 
     def _refuse_second(self, layer: Record, top: str, index: int) -> None:
         if top in self.shapes:
@@ -189,14 +191,13 @@ class CaffeNet(nn.Module):
                        f"bottoms, found {len(given)}", "propagate_down")
         return given or [True] * len(layer["bottom"])
 
-    def _loss_weights(self, layer: Record) -> list[float]:
+    def _loss_weights(self, layer: Record, tops: list[str]) -> list[float]:
         """Those given; else 1 for a loss of Caffe, and 0 for all others, Python layers too."""
-        tops, given = layer["top"], layer["loss_weight"]
+        given = layer["loss_weight"]
         if given and len(given) != len(tops):
             raise fail(layer, f"needs a 'loss_weight' for each of {len(tops)} tops, found "
                        f"{len(given)}", "loss_weight")
-        is_loss = layer["type"].endswith("Loss")
-        return given or [1.0 if is_loss and index == 0 else 0.0 for index in range(len(tops))]
+        return given or [float(layer["type"].endswith("Loss"))] * len(tops)
 
     def _allocate(self, device: str) -> None:
         self.to_empty(device=device)
