@@ -27,16 +27,16 @@ class FieldType(NamedTuple):
 
 @dataclasses.dataclass
 class Record:
-    """A message with its values in Python's types.
+    """A message with its values in Python's types; two are equal wherever they stand.
 
     record["field"]  the value given, else the default: [] for a repeated field, an empty record
                      for a message, None for a field without a default
     """
 
     type: str
-    at: Position
+    at: Position = dataclasses.field(compare=False)
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
-    places: dict[str, list[Position]] = dataclasses.field(default_factory=dict)
+    places: dict[str, list[Position]] = dataclasses.field(default_factory=dict, compare=False)
 
     def __getitem__(self, name: str) -> Any:
         if name in self.values:

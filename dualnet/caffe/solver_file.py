@@ -66,9 +66,22 @@ class SolverFile:
     fields: dict[str, Any]
     notes: tuple[str, ...]
 
-    def optimizer(self, params: Iterable[Any]) -> Solver:
-        """The solver for weights or groups of them, `params.param_groups(net)`."""
-        return solver(self.type, params, self.rate(0), **self.fields)
+    def optimizer(self, params: Iterable[Any], *, is_mean: bool = False) -> Solver:
+        """The solver for weights or groups of them, `params.param_groups(net)`.
+
+        is_mean  the gradients are means over iter_size batches already, not sums
+        """
+        fields = dict(self.fields)
+        if is_mean:
+            if fields["clip_gradients"] > 0:
+                fields["clip_gradients"] /= self.iter_size
+            fields["iter_size"] = 1
+        return solver(self.type, params, self.rate(0), **fields)
+
+    def substance(self) -> dict[str, Any]:
+        """What decides the weights: all fields but the net and those that `notes` are about."""
+        return {name: value for name, value in sorted(self.record.given().items())
+                if name not in _NOTES and name not in _NET_FIELDS}
 
     def net(self) -> NetDefinition:
         """The definition of the net to train.  Raises PrototxtError or UserError."""
