@@ -155,7 +155,7 @@ def _from_net(files: _Files, net: "FileNet", method: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "prototxt_sha256": files.sha256,
         "net": re.sub(r"[^\w.+-]", "_", "+".join(filter(None, names))) or "prototxt",
-        "batch_size": net.batch_size, "bias_lr": 1.0, "bias_decay": 1.0}
+        "batch_size": net.batch_size, "bias_lr": 1.0, "bias_decay": 1.0, **net.preprocessing}
     if method == "dual":
         found |= {"cut": net.cut, "before_activation": net.before_activation, "loss": net.loss,
                   "denominator": net.denominator}

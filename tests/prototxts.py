@@ -191,3 +191,56 @@ snapshot: 5000
 snapshot_prefix: "examples/digits"
 solver_mode: CPU
 """
+
+
+def _layer(name: str, type: str, bottom: str, top: str, words: str) -> str:
+    return f'layer {{ name: "{name}" type: "{type}" bottom: "{bottom}" top: "{top}"\n  {words} }}\n'
+
+
+_TWICE = "param { lr_mult: 1 } param { lr_mult: 2 decay_mult: 0 }\n  "
+_FILL = 'weight_filler { type: "xavier" }'
+
+
+def _conv(name: str, bottom: str, maps: int, side: int) -> str:
+    sizes = f"num_output: {maps} kernel_size: {side} pad: {side // 2} {_FILL}"
+    return (_layer(name, "Convolution", bottom, name, f"{_TWICE}convolution_param {{ {sizes} }}")
+            + _layer(name.replace("conv", "relu"), "ReLU", name, name, ""))
+
+
+def _pool(number: int) -> str:
+    return _layer(f"pool{number}", "Pooling", f"conv{number}", f"pool{number}",
+                  "pooling_param { kernel_size: 3 stride: 2 }")
+
+
+def _memory(top: str, shape: tuple[int, int, int]) -> str:
+    sizes = " ".join(f"{name}: {size}" for name, size in
+                     zip(("channels", "height", "width"), shape, strict=True))
+    return (f'layer {{ name: "{top}" type: "MemoryData" top: "{top}" top: "{top}_label"\n'
+            f"  memory_data_param {{ batch_size: 20 {sizes} }} }}\n")
+
+
+# The two halves of a net as large as caffenet-small, at a batch of 20.
+NET1 = ('name: "front"\n' + _memory("conv3p", (64, 8, 8)) + _memory("data", (3, 32, 32))
+        + _conv("conv1", "data", 32, 5) + _pool(1) + _conv("conv2", "pool1", 32, 5) + _pool(2)
+        + _conv("conv3", "pool2", 64, 3)
+        + 'layer { name: "loss" type: "Python" bottom: "conv3" bottom: "conv3p" top: "loss"\n'
+          '  loss_weight: 1\n'
+          '  python_param { module: "losses" layer: "EuclideanLossLayer" } }\n')
+NET2 = ('name: "back"\n' + _memory("pool2", (32, 8, 8)) + _conv("conv3p", "pool2", 64, 3)
+        + _conv("conv4", "conv3p", 64, 3) + _pool(4)
+        + _layer("fc5", "InnerProduct", "pool4", "fc5",
+                 f"{_TWICE}inner_product_param {{ num_output: 64 {_FILL} }}")
+        + _layer("relu5", "ReLU", "fc5", "fc5", "")
+        + _layer("fc6", "InnerProduct", "fc5", "fc6",
+                 f"{_TWICE}inner_product_param {{ num_output: 10 {_FILL} }}")
+        + 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc6" bottom: "pool2_label"\n'
+          '  top: "loss" }\n')
+SINGLE = (NET1.split('layer { name: "conv3p"')[0] + NET1[NET1.index('layer { name: "data"'):
+          NET1.index('layer { name: "loss"')] + NET2[NET2.index('layer { name: "conv4"'):]
+          ).replace("conv3p", "conv3").replace("pool2_label", "data_label")
+
+
+def solver(net: str, base_lr: float, words: str = "") -> str:
+    """A solver of three iterations whose rate falls in each."""
+    return (f'net: "{net}"\nbase_lr: {base_lr}\nlr_policy: "step"\ngamma: 0.5\nstepsize: 1\n'
+            f"momentum: 0.9\nweight_decay: 0.01\nmax_iter: 3\n{words}")

@@ -62,7 +62,8 @@ def tell_notes(settings: TrainConfig) -> None:
     if settings.solver_prototxt:
         from dualnet.from_prototxt import notes
 
-        print("\n".join(notes(settings)), file=sys.stderr)
+        for note in notes(settings):
+            print(note, file=sys.stderr)
 
 
 def run_of(arguments: argparse.Namespace, method: str, settings: TrainConfig) -> "Run":

@@ -38,6 +38,8 @@ class FileNet:
     batch_size         images per forward pass
     input_shape        [C, H, W] of an image
     num_outputs        scores per image
+    preprocessing      mean, scale and mirror of a Data layer, by the names of dualnet; {} where
+                       the images come from a program, which prepares them
     cut                layer behind which the files cut it, "" for a single file
     before_activation  whether net1's file ends before the activation of the compared layer
     loss, denominator  of net1, by the names of dualnet; "" for a single file
@@ -47,6 +49,7 @@ class FileNet:
     batch_size: int
     input_shape: Shape
     num_outputs: int
+    preprocessing: dict[str, object]
     cut: str = ""
     before_activation: bool = False
     loss: str = ""
@@ -63,7 +66,8 @@ def single_net(definition: NetDefinition, state: NetState, image_shape: Shape) -
     net = caffe.as_sequential()
     _check_classifier(caffe)
     shape = caffe.inputs[_first(caffe)]
-    return FileNet(_with_named_dropout(net), shape[0], shape[1:], _num_outputs(caffe))
+    return FileNet(_with_named_dropout(net), shape[0], shape[1:], _num_outputs(caffe),
+                   _preprocessing(caffe))
 
 
 def dual_net(definitions: list[NetDefinition], states: list[NetState],
@@ -99,8 +103,8 @@ def dual_net(definitions: list[NetDefinition], states: list[NetState],
     shape = net1.inputs[_first(net1)]
     return FileNet(
         _with_named_dropout(nn.Sequential(joined)), shape[0], shape[1:], _num_outputs(net2),
-        net1.chain()[end - 1].layer["name"], tail[-1].layer["type"] not in ACTIVATIONS,
-        loss, denominator)
+        _preprocessing(net1), net1.chain()[end - 1].layer["name"],
+        tail[-1].layer["type"] not in ACTIVATIONS, loss, denominator)
 
 
 def _first(net: CaffeNet) -> str:
@@ -109,6 +113,19 @@ def _first(net: CaffeNet) -> str:
     if blob not in net.inputs:
         raise fail(net.chain()[0].layer, f"begins with '{blob}', which no data layer gives")
     return blob
+
+
+def _preprocessing(net: CaffeNet) -> dict[str, object]:
+    layer = next(layer for layer in net.data_layers if _first(net) in layer["top"])
+    old = {"Data": "data_param", "ImageData": "image_data_param"}.get(layer["type"])
+    if old is None:
+        return {}
+    if layer["transform_param"]["mean_value"]:
+        raise layer["transform_param"].fail("'mean_value' is not carried out here; leave it out "
+                                            "and choose --mean channel", "mean_value")
+    given = {**layer[old].given(), **layer["transform_param"].given()}
+    return {"scale": given.get("scale", 1.0), "mirror": given.get("mirror", False),
+            "mean": "image" if "mean_file" in given else "none"}
 
 
 def _num_outputs(net: CaffeNet) -> int:
