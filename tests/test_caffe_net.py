@@ -93,10 +93,6 @@ def test_caffenet_has_its_known_shapes_and_60965224_weights():
     assert list(net.inputs) == ["data"] and net.inputs["data"][0] == 10
 
 
-legacy = pytest.mark.skipif(not LEGACY.is_dir(), reason="legacy_caffe is not here")
-
-
-@legacy
 @pytest.mark.parametrize(("name", "folder"), [("caffenet", "thesis"), ("caffenet-small", "small")])
 def test_the_nets_of_dualnet_are_those_of_the_files(name, folder):
     ours = nets.build(name, COLOUR, 10)
@@ -114,7 +110,6 @@ def test_the_nets_of_dualnet_are_those_of_the_files(name, folder):
     assert torch.equal(ours.eval()(x), theirs.eval()(x))
 
 
-@legacy
 @pytest.mark.parametrize("folder", ["small", "thesis", "caffenet227"])
 def test_the_halves_of_the_files_fit_together(folder):
     net1, net2 = (CaffeNet(read_net(LEGACY / folder / f"{name}.prototxt"), device="meta")

@@ -260,7 +260,6 @@ def test_what_the_solver_asks_for_in_vain_is_said(tmp_path):
                                "here: checkpoints are those of the run folder"]
 
 
-@pytest.mark.skipif(not LEGACY.is_dir(), reason="legacy_caffe is not here")
 @pytest.mark.parametrize("folder", ["small", "thesis"])
 def test_the_files_of_the_thesis_are_nets_of_dualnet(folder, monkeypatch):
     monkeypatch.chdir(LEGACY.parent)

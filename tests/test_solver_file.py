@@ -120,7 +120,6 @@ def test_a_solver_names_one_net():
             solver_from(words + SHORT.replace('net: "n"', "")).net()
 
 
-@pytest.mark.skipif(not LEGACY.is_dir(), reason="legacy_caffe is not here")
 def test_the_rates_of_the_thesis(monkeypatch):
     monkeypatch.chdir(LEGACY.parent)
     for name, base in (("single", 1e-3), ("net2", 4e-3), ("net1", 5e-11)):
