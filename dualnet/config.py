@@ -141,7 +141,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Config],
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         plain, optional = _base_type(field)
-        default = AUTO if field.default is None else field.default
+        default = {None: AUTO, "": "none"}.get(field.default, field.default)
         words: dict[str, Any] = {
             "dest": field.name, "default": argparse.SUPPRESS,
             "help": f"{field.metadata['help']} (default: {default})".replace("%", "%%")}

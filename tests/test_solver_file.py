@@ -76,6 +76,18 @@ def test_arguments_reach_the_solver():
     assert found.seed == 7 and found.state.level == 2 and found.state.stages == ("a",)
 
 
+@pytest.mark.parametrize("limit", [3.0, 1000.0])
+def test_the_mean_of_the_batches_updates_as_their_sum_does(limit):
+    # The sum of two gradients, (6, 8), has the norm 10; it is cut to the limit and halved.
+    found = solver_from(SHORT + f"iter_size: 2 clip_gradients: {limit}")
+    sum_of_two = torch.tensor([6.0, 8.0])
+    for gradient, is_mean in ((sum_of_two, False), (sum_of_two / 2, True)):
+        weight = torch.zeros(2, requires_grad=True)
+        weight.grad = gradient.clone()
+        found.optimizer([weight], is_mean=is_mean).step()
+        assert torch.allclose(weight, -0.5 * sum_of_two * min(1, limit / 10) / 2)
+
+
 def test_the_net_is_found_from_the_working_directory_or_beside_the_solver(tmp_path, monkeypatch):
     here, beside = tmp_path / "here", tmp_path / "beside"
     for folder in (here, beside):
