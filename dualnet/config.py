@@ -141,7 +141,8 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Config],
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         plain, optional = _base_type(field)
-        default = {None: AUTO, "": "none"}.get(field.default, field.default)
+        default = AUTO if field.default is None else field.default
+        default = "none" if default == "" else default
         words: dict[str, Any] = {
             "dest": field.name, "default": argparse.SUPPRESS,
             "help": f"{field.metadata['help']} (default: {default})".replace("%", "%%")}
