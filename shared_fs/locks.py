@@ -56,9 +56,10 @@ class RoleLock:
                 f"{self._path}: {self._role} is already running ({holder()}); "
                 "stop that process or give this one another exchange folder"
             ) from None
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:  # the latter: no flock(2) at all
             raise StorageError(
-                f"{self._path}: cannot lock: {error}; check the mount options", error.errno
+                f"{self._path}: cannot lock: {error}; check the mount options",
+                getattr(error, "errno", None),
             ) from error
 
     def check(self) -> None:
