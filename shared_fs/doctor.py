@@ -23,7 +23,6 @@ from .probe import (
     Pair,
     Replaced,
     claims,
-    exclusively,
     lock_fault,
     observation_times,
     torn_reads,
@@ -228,7 +227,7 @@ def _trials(pair: Pair, num_bytes: int) -> dict[str, Any]:
         "direct": accepts_direct,
         "seen": {name: observation_times(pair, medium) for name, medium in media.items()},
         "faults": (
-            *_claim_fault(pair, "O_EXCL", exclusively(storage)),
+            *_claim_fault(pair, "O_EXCL", lambda name: storage.create_exclusive(name, b"mine")),
             *_claim_fault(pair, "link", lambda name: storage.create_once(name, b"mine")),
             *_rename_fault(torn_reads(pair)),
         ),

@@ -50,7 +50,11 @@ class RoleLock:
         tried.
         """
         try:
-            self._lock.acquire(timeout=ROLE_WAIT_S, poll_interval=0.05)
+            try:
+                self._lock.acquire(timeout=ROLE_WAIT_S, poll_interval=0.05)
+            except PermissionError:
+                # What sshfs says, instead of EEXIST, to the loser of two creations at once.
+                self._lock.acquire(timeout=ROLE_WAIT_S, poll_interval=0.05)
         except filelock.Timeout:
             raise RoleTaken(
                 f"{self._path}: {self._role} is already running ({holder()}); "

@@ -28,7 +28,7 @@ CHANNELS = {"words": ROLES, "answers": ROLES[::-1], "there": ROLES, "back": ROLE
 
 ROUNDS = 30  # of a measurement, at most
 BUDGET_S = 3.0  # seconds of a measurement, if its rounds are short
-PATIENCE_S = 15.0  # seconds until something counts as not seen
+PATIENCE_S = 10.0  # seconds until something counts as not seen
 POLL_S = 0.002  # longest pause between two looks
 LONGEST_WORD = 32 * 1024  # bytes
 CLAIMS = 20  # names that both try to create at the same moment
@@ -219,20 +219,6 @@ def claims(pair: Pair, create: Callable[[str], bool], stem: str) -> list[int]:
         mine.append(create(f"{stem}-{number}"))
     got = [a + b for a, b in zip(mine, pair.meet(mine), strict=True)]
     return [got.count(winners) for winners in range(3)]
-
-
-def exclusively(storage: Storage) -> Callable[[str], bool]:
-    """Creates a file with O_EXCL; says whether this call did."""
-
-    def create(name: str) -> bool:
-        with storage.explaining("create", name):
-            try:
-                storage.close(storage.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                return False
-            return True
-
-    return create
 
 
 def torn_reads(pair: Pair) -> int | None:
