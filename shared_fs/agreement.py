@@ -8,6 +8,7 @@ from typing import Any
 from .records import HELLO_LIMIT, canonical
 
 _NAME = re.compile(r"[a-z0-9_]{1,32}")
+_HOME = re.compile(r"[0-9a-f]{32}")
 MOST_CHANNELS = 16  # their numbers must fit into a status block
 
 
@@ -28,6 +29,16 @@ def check_names(role: str, roles: tuple[str, ...], channels: Mapping[str, tuple[
                 f"channel {channel!r} must lead from one of {roles} to another, "
                 f"got {sender!r} to {receiver!r}"
             )
+
+
+def check_policies(window: int, fsync: str, nonfinite: str, home: str) -> None:
+    """Raise ValueError for a value that no exchange knows."""
+    if fsync not in ("auto", "never", "always") or nonfinite not in ("error", "warn", "allow"):
+        raise ValueError(f"no such policy: fsync {fsync!r}, nonfinite {nonfinite!r}")
+    if window < 1:
+        raise ValueError(f"window must be at least 1, got {window}")
+    if home and not _HOME.fullmatch(home):
+        raise ValueError(f"home must be 32 hex digits or empty, got {home!r}")
 
 
 def full_agreement(

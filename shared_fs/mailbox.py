@@ -22,6 +22,7 @@ import numpy as np
 from .errors import InvalidMessage, NonFinite, StorageError
 from .message import Array, Identity, decode, encode
 from .open_file import OpenFile
+from .patience import patiently
 from .peer import Peer
 from .profile import Profile
 from .records import Generation
@@ -44,6 +45,15 @@ class _Trail:
 
 
 @dataclass
+class Traffic:
+    """Seconds in waits, and bytes of payload, of one role over all its generations."""
+
+    wait_s: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
+@dataclass
 class Mailbox:
     """The channels of one role within one generation.
 
@@ -52,7 +62,8 @@ class Mailbox:
     nonfinite "error", "warn" or "allow" for NaN and infinity in a received message
     fsync     sync each message before announcing it
     guard     raises if this role may no longer write
-    wait_s, bytes_sent, bytes_received   totals: seconds in waits, bytes of payload
+    patience_s  seconds to try again while the disk is full or fails
+    traffic   what all mailboxes of the role have done so far
     """
 
     storage: Storage
@@ -66,9 +77,8 @@ class Mailbox:
     nonfinite: str
     fsync: bool
     guard: Callable[[], None]
-    wait_s: float = 0.0
-    bytes_sent: int = 0
-    bytes_received: int = 0
+    patience_s: float
+    traffic: Traffic
     _sent: dict[str, _Trail] = field(default_factory=dict)
     _received: dict[str, int] = field(default_factory=dict)
 
@@ -93,13 +103,12 @@ class Mailbox:
         if sequence - trail.oldest > self.window:
             self._sweep(channel, trail, receiver)
         buffers = encode(array, self._identity(channel, sequence, self.role))
-        name = self._name(channel, sequence)
-        self.storage.publish(name, buffers, fsync=self.fsync, recycle=recycle)
+        self._publish(self._name(channel, sequence), buffers, recycle)
         trail.newest = sequence
         self._sent[channel] = trail
         self.status.update(published={channel: sequence})
         self._sweep(channel, trail, receiver)
-        self.bytes_sent += array.nbytes
+        self.traffic.bytes_sent += array.nbytes
 
     def recv(self, channel: str, sequence: int, out: Array) -> Array:
         """Read one message into `out`, acknowledge it, and return `out`.
@@ -111,13 +120,18 @@ class Mailbox:
         self._check_order(channel, sequence, self._received.get(channel))
         self._wait_for_message(channel, sequence, sender)
         name = self._name(channel, sequence)
-        with self._open_announced(name) as file:
-            decode(file, out, self._identity(channel, sequence, sender.role))
+        identity = self._identity(channel, sequence, sender.role)
+        try:
+            self._read(name, out, identity)
+        except InvalidMessage as error:
+            # A client that caches pages may have shown old ones; a damaged file stays damaged.
+            log.warning("%s; reading it once more", error)
+            self._read(name, out, identity)
         if self.nonfinite != "allow":
             self._check_finite(name, out)
         self._received[channel] = sequence
         self.status.update(consumed={channel: sequence})
-        self.bytes_received += out.nbytes
+        self.traffic.bytes_received += out.nbytes
         return out
 
     def remove_messages(self) -> None:
@@ -198,7 +212,7 @@ class Mailbox:
                 clock=self.storage,
             )
         finally:
-            self.wait_s += self.storage.monotonic() - start
+            self.traffic.wait_s += self.storage.monotonic() - start
 
     def _consumed(self, channel: str, trail: _Trail, receiver: Peer) -> int:
         """Newest sequence the receiver acknowledged, first - 1 before it did."""
@@ -227,6 +241,21 @@ class Mailbox:
             return None
         trail.oldest += 1
         return self._name(channel, trail.oldest - 1)
+
+    def _publish(self, name: str, buffers: list[bytes | memoryview], recycle: str | None) -> None:
+        """Put a message in place; a disk that is full or fails gets `patience_s` to recover."""
+        reusable = recycle
+
+        def publish() -> None:
+            nonlocal reusable
+            once, reusable = reusable, None  # an attempt uses it up even if it fails
+            self.storage.publish(name, buffers, fsync=self.fsync, recycle=once)
+
+        patiently(publish, patience_s=self.patience_s, clock=self.storage)
+
+    def _read(self, name: str, out: Array, identity: Identity) -> None:
+        with self._open_announced(name) as file:
+            decode(file, out, identity)
 
     def _open_announced(self, name: str) -> OpenFile:
         """Open a file that is announced, even if this client does not see its name at once."""

@@ -1,11 +1,15 @@
 """A file of a peer, open for reading."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from .errors import InvalidMessage
 from .system_calls import SystemCalls
+
+# O_NONBLOCK: opening a FIFO that somebody put in the folder must not hang.
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class OpenFile:

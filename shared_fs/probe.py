@@ -15,12 +15,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .blocks import BLOCK_SIZE
 from .errors import RoleTaken, StorageError, WaitTimeout
 from .exchange import Exchange
 from .locks import RoleLock
 from .process import this_process
 from .profile import Profile
-from .storage import BLOCK_SIZE, Storage
+from .storage import Storage
 from .waiting import wait_for
 
 ROLES = ("first", "second")

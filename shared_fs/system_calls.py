@@ -111,6 +111,9 @@ class SystemCalls:
         finally:
             self.close(fd)
 
+    def statvfs(self) -> os.statvfs_result:
+        return os.fstatvfs(self._directory)
+
     def monotonic(self) -> float:
         return time.monotonic()
 

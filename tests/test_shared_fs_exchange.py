@@ -42,7 +42,7 @@ def interrupt(say, folder):
 def test_an_interrupted_role_is_stopping_not_failed(tmp_path):
     with Role(interrupt, tmp_path) as peer:
         with (
-            pytest.raises(PeerLost, match=r"net1 .* is stopping, but I still waited for x 0"),
+            pytest.raises(PeerLost, match=r"net1 .* stopped while I waited for x 0"),
             exchange(tmp_path, "net2") as mine,
         ):
             mine.recv("x", 0, np.empty(5))
@@ -149,8 +149,8 @@ def test_a_short_pause_of_the_peer_is_no_error(tmp_path):
             mine.send("back", 0, np.zeros(2))
             deadline = time.monotonic() + 3
             while time.monotonic() < deadline:
-                mine._peers["net1"].poll()
-                mine._peers["net1"].judge("the end of its pause")
+                mine._part.poll("net1")
+                mine._part.peer("net1").judge("the end of its pause")
             os.kill(peer.pid, signal.SIGCONT)
         assert peer.result() is None
 

@@ -243,7 +243,7 @@ def test_an_announced_file_that_is_gone_is_an_error_that_names_it(tmp_path):
         sender.hear()
         (path,) = tmp_path.glob("g*/net1/x-000000000000.npy")
         path.unlink()
-        mine._mailbox.profile = replace(mine._mailbox.profile, latency_wait_s=0.2)
+        mine._part.mailbox.profile = replace(mine._part.mailbox.profile, latency_wait_s=0.2)
         with pytest.raises(Exception, match=r"x-0{12}.npy, which is announced") as caught:
             mine.recv("x", 0, np.empty(5))
         assert not isinstance(caught.value, StorageError)
@@ -256,7 +256,7 @@ def test_an_announced_file_may_appear_late(tmp_path):
         sender.hear()
         (path,) = tmp_path.glob("g*/net1/x-000000000000.npy")
         hidden = path.rename(path.with_name("hidden"))
-        listing, calls = mine._mailbox.storage.listing, []
+        listing, calls = mine._part.mailbox.storage.listing, []
 
         def listing_that_brings_it_back(name):
             calls.append(name)
@@ -264,7 +264,7 @@ def test_an_announced_file_may_appear_late(tmp_path):
                 hidden.rename(path)
             return listing(name)
 
-        mine._mailbox.storage.listing = listing_that_brings_it_back
+        mine._part.mailbox.storage.listing = listing_that_brings_it_back
         np.testing.assert_array_equal(mine.recv("x", 0, np.empty(5)), np.arange(5.0))
         mine.close(RuntimeError("end of the test"))
 
