@@ -5,8 +5,9 @@ and another one back.  Every read and every write of the folder is one step, all
 tried, and a role may be killed between any two steps (or be stopped on request, or be started
 twice).  Somebody starts a role again when it is gone.
 
-    arrive, greet     status block, then hello: incarnation, checkpoints held, answers to nobody
-    meet              look at a hello; rewrite mine so that `answers` names that incarnation
+    arrive, ask       status block anew; is the run over?  Then leave.
+    renew, greet      status, then hello: a new incarnation, checkpoints held, answers to nobody
+    meet, answer      look at a hello; rewrite mine so that `answers` names that incarnation
     commit, tell      leader: when all hellos answer each other, put generation 1 + newest, if
                       absent; start at the newest checkpoint that all hold; then say so in the hello
     begin             load that checkpoint, status names the generation, drop older message folders
@@ -14,9 +15,10 @@ twice).  Somebody starts a role again when it is gone.
     save, declare, trim     checkpoint at a common step; list it in the status; remove what is
                       older than the newest checkpoint that all are known to hold
     done, barrier     say so, and wait until all others did; the last role waits before it says so
+    leave             say that the run is over, and exit: nobody will need this role again
 
-A role that waits and finds another incarnation in a peer's hello rejoins: a new incarnation, and a
-handshake from the checkpoints on its disk.
+A role that waits for a peer and finds another incarnation in its hello rejoins: a new incarnation
+and a handshake from the checkpoints on its own disk.
 
 A message carries, as its content, the generation that computed it: a message that is computed again
 is a different one, as on a GPU.  A role's history is what its weights depend on: per iteration, the
@@ -68,7 +70,7 @@ class Status(NamedTuple):
     generation: int
     published: tuple  # per receiver: newest iteration that may be looked up
     consumed: tuple  # per sender: newest iteration that was read
-    done: bool
+    state: str  # "running", "done" or "over"
     held: frozenset
 
 
@@ -202,10 +204,28 @@ class Actor:
 
     # The handshake.
 
-    def arrive(self):
+    def blank(self, incarnation, state="running"):
         none = (-1,) * self.case.roles
-        status = Status(self.process.incarnation, 0, none, none, False, identities(self.disk))
-        yield self.next("greet", self.disk._replace(status=status))
+        status = Status(incarnation, 0, none, none, state, frozenset())
+        return self.disk._replace(status=status)
+
+    def arrive(self):
+        yield self.next("ask", self.blank(0))
+
+    def ask(self):
+        yield self.next("leave" if self.is_over() else "renew")
+
+    def is_over(self):
+        """Whether a role of the newest generation has left: then all of them were done."""
+        newest = self.state.records[-1:]
+        for peer in self.peers if newest else ():
+            status = self.state.disks[peer].status
+            if status.state == "over" and status.incarnation == newest[0].incarnations[peer]:
+                return True
+        return False
+
+    def renew(self):
+        yield self.next("greet", self.blank(self.process.incarnation))
 
     def greet(self):
         nobody = (0,) * self.case.roles
@@ -228,8 +248,11 @@ class Actor:
         leader = process.views[0]
         if self.role > 0 and leader and leader.committed:
             record = self.state.records[leader.committed - 1]
-            if record.incarnations[self.role] == process.incarnation:
+            mine = record.incarnations[self.role] == process.incarnation
+            if mine and record.incarnations[0] == leader.incarnation:
                 yield self.next("begin", start=record)
+        if self.is_over():
+            yield self.next("leave")
 
     def answer(self):
         answers = tuple(hello.incarnation if hello else 0 for hello in self.process.views)
@@ -270,11 +293,11 @@ class Actor:
         history = histories[start.checkpoint]
         before = (len(history) - 1,) * self.case.roles
         held = identities(self.disk)
-        status = Status(process.incarnation, start.generation, before, before, False, held)
+        status = Status(process.incarnation, start.generation, before, before, "running", held)
         kept = self.disk.messages
         if self.case.rules.folders:
             kept = frozenset(m for m in kept if m[0] >= start.generation)
-        known = tuple(hello.held if hello else held for hello in process.views)
+        known = (frozenset({SEED}),) * self.case.roles
         yield self.next(self.first(history), self.disk._replace(status=status, messages=kept),
                         turn=0, history=history, heard=self.silence(), known=known, views=(),
                         mine=None, seen_done=frozenset())
@@ -312,7 +335,7 @@ class Actor:
             message = (*name, process.start.generation)
             disk = self.disk._replace(messages=frozenset({*kept, message}))
             yield self.next("announce", disk, heard=put(process.heard, self.role, message[3]))
-        yield from self.rejoin()
+        yield from self.rejoin([peer])
 
     def announce(self):
         yield self.rewrite("published", self.peer())
@@ -327,7 +350,7 @@ class Actor:
         if announced:
             known = put(self.process.known, peer, status.held) if status else self.process.known
             yield self.next("open", known=known)
-        yield from self.rejoin()
+        yield from self.rejoin([peer])
 
     def open(self):
         k, peer = len(self.process.history), self.peer()
@@ -371,7 +394,8 @@ class Actor:
         for verb, peer in plan[: process.turn]:
             counts[verb][peer] = k
         return Status(process.incarnation, process.start.generation, tuple(counts["send"]),
-                      tuple(counts["recv"]), process.at == "barrier", identities(self.disk))
+                      tuple(counts["recv"]), "done" if process.at == "barrier" else "running",
+                      identities(self.disk))
 
     # Checkpoints.
 
@@ -405,36 +429,42 @@ class Actor:
         yield self.to(None, self.saved())
 
     def when_others_are_done(self, then):
-        process = self.process
+        """Polls one after the other; who has seen all of them done may be gone already."""
+        process, seen = self.process, self.process.seen_done
         for peer in self.peers:
             status = self.status_of(peer)
-            if status and status.done and peer not in process.seen_done:
-                yield self.next(process.at, seen_done=process.seen_done | {peer})
-        if len(process.seen_done) == len(self.peers):
-            yield then()
+            if status and status.state != "running" and peer not in seen:
+                all_done = status.state == "over"
+                yield self.next(process.at, seen_done=frozenset(
+                    self.peers if all_done else (*seen, peer)))
+        if len(seen) == len(self.peers):
+            yield self.next(then)
         else:
-            yield from self.rejoin()
+            yield from self.rejoin([peer for peer in self.peers if peer not in seen])
 
     def done(self):
-        status = self.my_status()._replace(done=True)
+        status = self.my_status()._replace(state="done")
         yield self.next("barrier", self.disk._replace(status=status))
 
     def barrier(self):
-        yield from self.when_others_are_done(self.exit)
+        yield from self.when_others_are_done("leave")
 
     def others(self):
-        yield from self.when_others_are_done(lambda: self.next("done"))
+        yield from self.when_others_are_done("done")
 
-    def exit(self):
-        after = self.disk._replace(messages=frozenset())
-        return self.to(None, after, finished=put(self.state.finished, self.role, True))
+    def leave(self):
+        """The last words, in the name of my part in the newest generation; then exit."""
+        newest = self.state.records[-1]
+        after = self.blank(newest.incarnations[self.role], "over")._replace(messages=frozenset())
+        yield self.to(None, after, finished=put(self.state.finished, self.role, True))
 
-    def rejoin(self):
-        """In a wait: another incarnation in the hello of a peer means that it began anew."""
-        for peer in self.peers:
+    def rejoin(self, awaited):
+        """Another incarnation in the hello of a peer I wait for: it began anew, and so do I."""
+        for peer in awaited:
             if self.state.disks[peer].hello.incarnation != self.process.start.incarnations[peer]:
                 drawn, again = draw(self.state, self.role)
-                yield self.to(again._replace(said=self.process.said), drawn=drawn)
+                again = again._replace(at="ask", said=self.process.said)
+                yield self.to(again, drawn=drawn)
                 return
 
     def beat(self):
@@ -444,10 +474,10 @@ class Actor:
 
 
 WAITS = ("publish", "await", "others", "barrier")
-READS = ("meet", "await", "open", "others", "barrier")
+READS = ("ask", "meet", "await", "open", "others", "barrier")
 STEPS = {name: getattr(Actor, name.replace("await", "wait")) for name in (
-    "arrive", "greet", "meet", "answer", "commit", "tell", "begin", "publish", "announce", "await",
-    "open", "ack", "save", "declare", "trim", "stop", "done", "others", "barrier")}
+    "arrive", "ask", "renew", "greet", "meet", "answer", "commit", "tell", "begin", "publish", "announce", "await",
+    "open", "ack", "save", "declare", "trim", "stop", "done", "others", "barrier", "leave")}
 
 
 def actors(case, state):
@@ -457,23 +487,20 @@ def actors(case, state):
 
 
 def steps(case, state):
-    """The states that follow if nothing goes wrong; somebody starts what is gone and needed."""
+    """The states that follow if nothing goes wrong; somebody starts what is gone and not over."""
     for actor in actors(case, state):
         yield from actor.successors()
         if case.doubles:
             yield from actor.beat()
-    meeting = any(p.at == "meet" and p.said == disk.hello.incarnation
-                  for disk, live in zip(state.disks, state.running, strict=True) for p in live)
     for role, processes in enumerate(state.running):
-        if not processes and (meeting or not state.finished[role]):
+        if not processes and not state.finished[role]:
             yield started(state, role)
 
 
 def started(state, role, **changes):
     drawn, process = draw(state, role)
     running = put(state.running, role, (*state.running[role], process))
-    finished = put(state.finished, role, False)
-    return state._replace(running=running, finished=finished, drawn=drawn, **changes)
+    return state._replace(running=running, drawn=drawn, **changes)
 
 
 def faults(case, state):
