@@ -42,6 +42,7 @@ class Rules(NamedTuple):
     folders: bool = True  # each generation has its own message folder, announced by number
     keep_common: bool = True  # keep checkpoints until all are known to hold a newer one
     identity: bool = True  # a checkpoint is (generation, step), not its step alone
+    watch_all: bool = True  # a role that waits for one peer looks for new incarnations of all
     fence: bool = True  # look at my own hello before I write: another process may be me
 
 
@@ -153,7 +154,7 @@ def identities(disk):
 
 
 def newest_common(helds):
-    return max(frozenset.intersection(*helds))
+    return max({SEED}.union(frozenset.intersection(*helds)))
 
 
 class Actor:
@@ -197,7 +198,7 @@ class Actor:
         """Take the steps that `whole` says are not interrupted."""
         while self.case.whole:
             mine = state.running[self.role]
-            if not mine or mine[self.slot].at not in self.case.whole:
+            if len(mine) <= self.slot or mine[self.slot].at not in self.case.whole:
                 break
             (state,) = STEPS[mine[self.slot].at](Actor(self.case, state, self.role, self.slot))
         return state
@@ -350,6 +351,8 @@ class Actor:
         if announced:
             known = put(self.process.known, peer, status.held) if status else self.process.known
             yield self.next("open", known=known)
+        elif status and status.state != "running":  # it will not come: an error, and started again
+            yield self.to(None)
         yield from self.rejoin([peer])
 
     def open(self):
@@ -459,8 +462,8 @@ class Actor:
         yield self.to(None, after, finished=put(self.state.finished, self.role, True))
 
     def rejoin(self, awaited):
-        """Another incarnation in the hello of a peer I wait for: it began anew, and so do I."""
-        for peer in awaited:
+        """Another incarnation in the hello of a peer: it began anew, and so do I."""
+        for peer in self.peers if self.case.rules.watch_all else awaited:
             if self.state.disks[peer].hello.incarnation != self.process.start.incarnations[peer]:
                 drawn, again = draw(self.state, self.role)
                 again = again._replace(at="ask", said=self.process.said)
