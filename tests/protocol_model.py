@@ -479,8 +479,9 @@ class Actor:
 WAITS = ("publish", "await", "others", "barrier")
 READS = ("ask", "meet", "await", "open", "others", "barrier")
 STEPS = {name: getattr(Actor, name.replace("await", "wait")) for name in (
-    "arrive", "ask", "renew", "greet", "meet", "answer", "commit", "tell", "begin", "publish", "announce", "await",
-    "open", "ack", "save", "declare", "trim", "stop", "done", "others", "barrier", "leave")}
+    "arrive", "ask", "renew", "greet", "meet", "answer", "commit", "tell", "begin", "publish",
+    "announce", "await", "open", "ack", "save", "declare", "trim", "stop", "done", "others",
+    "barrier", "leave")}
 
 
 def actors(case, state):

@@ -18,6 +18,7 @@ import re
 import signal
 import sys
 import uuid
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ class Home:
 
 def channels_of(roles):
     """A chain: down1 leads from the first role to the second, up1 back."""
-    pairs = list(enumerate(zip(roles, roles[1:], strict=False), 1))
+    pairs = list(enumerate(pairwise(roles), 1))
     return {f"down{i}": pair for i, pair in pairs} | {f"up{i}": pair[::-1] for i, pair in pairs}
 
 
