@@ -139,7 +139,9 @@ UsePAM no
 PermitRootLogin yes
 Subsystem sftp internal-sftp
 """)
-    Path("/run/sshd").mkdir(exist_ok=True)  # it insists on this folder
+    empty = Path("/run/sshd")  # sshd insists on this folder
+    made = not empty.exists()
+    empty.mkdir(exist_ok=True)
     server = subprocess.Popen([shutil.which("sshd", path="/usr/sbin:/sbin"), "-D", "-f", config,
                                "-E", folder / "sshd.log"], start_new_session=True)
     options = (f"IdentityFile={folder}/user,StrictHostKeyChecking=no,"
@@ -153,6 +155,8 @@ Subsystem sftp internal-sftp
     finally:
         server.terminate()
         server.wait(START_S)
+        if made:
+            empty.rmdir()
 
 
 @contextmanager

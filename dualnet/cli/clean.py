@@ -7,7 +7,7 @@ from typing import Any
 ABOUT = """\
 Removes the messages, records and locks of an exchange whose roles are over, and only those: a
 file that is not of an exchange is named and left.  Of a run folder only exchange/ is cleaned;
-metrics and checkpoints stay, but the run cannot be resumed in that exchange folder.
+metrics and checkpoints stay, and an unfinished run can go on from them.
 
 A role that is alive is never cleaned away.  One of this host is judged by its process and its
 lock, one of another host by its status, which changes every 2 s.  One of another host that did
