@@ -35,6 +35,7 @@ FOLDER = "dualnet-doctor"  # where the two processes of two hosts meet
 SLOW_S = 0.05  # a median above this is called slow
 START_S = 120.0  # seconds for the second process of this machine to start and answer
 LEAVE_S = 60.0
+SIGHT_S = 60.0  # for a new folder to be seen through another mount
 SPARE = 1.5
 FEWEST_FILES = 100
 WINDOW = 2  # messages under way per channel, as in `Exchange`
@@ -90,6 +91,7 @@ def examine(folder: Path, peer_folder: Path | None = None, *, num_bytes: int) ->
     try:
         with _scratch(folder) as scratch:
             theirs = (peer_folder or folder) / scratch.name
+            _await_sight(theirs)
             context = multiprocessing.get_context("spawn")
             second = context.Process(target=_be_second, args=(theirs, num_bytes), daemon=True)
             second.start()
@@ -160,6 +162,12 @@ def _scratch(folder: Path) -> Iterator[Path]:
         _remove(scratch)
 
 
+def _await_sight(scratch: Path) -> None:
+    wait_for(lambda: scratch.name in os.listdir(scratch.parent) or None,
+             lambda: f"{scratch} to appear: is {scratch.parent} a mount of the same folder?",
+             timeout_s=SIGHT_S, longest_sleep_s=0.5, clock=time)
+
+
 def _remove(scratch: Path) -> None:
     """Remove the folder, again and again while this client's cache hides what is in it."""
 
@@ -197,7 +205,7 @@ def _take_part(scratch: Path, role: str, blank: Report, timeout_s: float) -> Rep
         try:
             pair = Pair(link, storage)
             alone = pair.meet(asdict(blank))
-            first = blank if pair.leads else Report(**alone)
+            first = blank if pair.leads else _from_json(alone)
             found = replace(first, **_trials(pair, first.num_bytes))
             if pair.leads:
                 found = replace(
@@ -208,7 +216,12 @@ def _take_part(scratch: Path, role: str, blank: Report, timeout_s: float) -> Rep
             told = pair.meet(asdict(judge(found)))
         finally:
             storage.shut()
-    return judge(found) if role == ROLES[0] else Report(**told)
+    return judge(found) if role == ROLES[0] else _from_json(told)
+
+
+def _from_json(raw: dict[str, Any]) -> Report:
+    tuples = {name: tuple(raw[name]) for name in ("kinds", "faults", "notes")}
+    return Report(**{**raw, **tuples})
 
 
 def _trials(pair: Pair, num_bytes: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ POLL_S = 0.002  # longest pause between two looks
 LONGEST_WORD = 32 * 1024  # bytes
 CLAIMS = 20  # names that both try to create at the same moment
 REPLACEMENTS = 100  # of a file that the other reads meanwhile
-CONTEND_S = 2.0  # seconds for which both fight for a lock
+CONTEND_S = 1.0  # seconds for which both fight for a lock
 HOLD_S = 0.01
 
 

@@ -201,7 +201,8 @@ end-volume
         stack.callback(gluster, "volume", "stop", "rig", "force")
         yield [stack.enter_context(mounted(
             folder / name, "glusterfs", f"--volfile-server={socket.gethostname()}",
-            "--volfile-id=rig", f"--log-file={folder}/{name}.log", folder / name)) for name in ("client1", "client2")]
+            "--volfile-id=rig", f"--log-file={folder}/{name}.log", folder / name))
+            for name in ("client1", "client2")]
 
 
 def _end_group(server):
