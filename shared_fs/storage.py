@@ -158,12 +158,12 @@ class Storage(BlockStorage):
             self.remove(os.path.join(folder, name))
 
     def remove_folder(self, name: str) -> bool:
-        """Remove a folder if it is empty; False if it is not."""
+        """Remove a folder if it is empty; False if it is not, or if something is mounted on it."""
         try:
             with self.explaining("remove the folder", name):
                 self.rmdir(name)
         except StorageError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.EBUSY):
                 return False
             raise
         return True

@@ -77,14 +77,15 @@ def tmpfs(folder, options):
 
 
 @contextmanager
-def ext4(folder):
+def ext4(folder, options="rw"):
     """A file system of 64 MB in a file."""
     require("mkfs.ext4")
     image = folder / "ext4.img"
     with open(image, "wb") as file:
         file.truncate(64 * 2**20)
     run("mkfs.ext4", "-q", image)
-    with mounted(folder / "ext4", "mount", "-o", "loop", image, folder / "ext4") as point:
+    with mounted(folder / "ext4", "mount", "-o", f"loop,{options}", image,
+                 folder / "ext4") as point:
         yield point
 
 
