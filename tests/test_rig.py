@@ -1,4 +1,4 @@
-"""Two clients of real network file systems, on one machine: `tests/rig/run` prepares and runs it."""
+"""Two clients of real network file systems on one machine; `tests/rig/run` installs and runs it."""
 
 import argparse
 import os
