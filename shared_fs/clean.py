@@ -4,6 +4,7 @@ import re
 import stat
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from .errors import RoleTaken, StorageError
@@ -65,20 +66,24 @@ def clean(folder: Path | str, *, force: bool = False, dry_run: bool = False) -> 
         if dry_run:
             return found
         silent = {o.role for o in observations if o.state == "silent"}
-        return _clean(storage, (locked | {o.role for o in observations}) - silent)
+        killed = {o.role for o in observations if o.state == "killed"}
+        return _clean(storage, (locked | {o.role for o in observations}) - silent, killed)
     finally:
         storage.shut()
 
 
-def _clean(storage: Storage, roles: set[str]) -> Cleaned:
-    """Remove everything while holding the locks of `roles`, so that none of them can start."""
+def _clean(storage: Storage, roles: set[str], killed: set[str]) -> Cleaned:
+    """Remove everything while holding the locks of `roles`, so that none of them can start.
+
+    killed  the roles whose process is known to have ended
+    """
     profile = detect(storage.root)
     storage.make_folder("roles")
     with ExitStack() as stack:
         for role in sorted(roles):
             lock = RoleLock(storage, role, profile)
             try:
-                lock.acquire(lambda: "its lock is held")
+                lock.acquire(lambda: "", partial(_is_killed, role in killed))
             except RoleTaken:
                 raise RoleTaken(f"{storage.root}: {role} is alive (its lock is held); stop it first"
                                 ) from None
@@ -92,6 +97,10 @@ def _clean(storage: Storage, roles: set[str]) -> Cleaned:
                 _remove(storage, name)
     storage.remove_folder("roles")
     return found
+
+
+def _is_killed(killed: bool, pid: int | None) -> bool:
+    return killed
 
 
 def _remove(storage: Storage, name: str) -> None:
