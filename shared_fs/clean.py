@@ -11,7 +11,7 @@ from .errors import RoleTaken, StorageError
 from .locks import RoleLock
 from .observe import WATCH_S, Observation, is_exchange, observe
 from .process import this_process
-from .profile import detect
+from .profile import NETWORK, Profile, detect
 from .status import printable
 from .storage import Storage
 
@@ -67,17 +67,19 @@ def clean(folder: Path | str, *, force: bool = False, dry_run: bool = False) -> 
             return found
         silent = {o.role for o in observations if o.state == "silent"}
         killed = {o.role for o in observations if o.state == "killed"}
-        return _clean(storage, (locked | {o.role for o in observations}) - silent, killed)
+        profiles = {o.hello.profile for o in observations if o.hello}  # which lock they took
+        profile = detect(folder, NETWORK.name if NETWORK.name in profiles else "auto")
+        return _clean(storage, profile, (locked | {o.role for o in observations}) - silent,
+                      killed)
     finally:
         storage.shut()
 
 
-def _clean(storage: Storage, roles: set[str], killed: set[str]) -> Cleaned:
+def _clean(storage: Storage, profile: Profile, roles: set[str], killed: set[str]) -> Cleaned:
     """Remove everything while holding the locks of `roles`, so that none of them can start.
 
     killed  the roles whose process is known to have ended
     """
-    profile = detect(storage.root)
     storage.make_folder("roles")
     with ExitStack() as stack:
         for role in sorted(roles):

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .blocks import BLOCK_SIZE
-from .errors import RoleTaken, StorageError, WaitTimeout
+from .errors import InvalidMessage, RoleTaken, StorageError, WaitTimeout
 from .exchange import Exchange
 from .locks import RoleLock
 from .process import this_process
@@ -154,7 +154,10 @@ class Replaced:
         self._storage.publish(self._mine, [str(number).encode("ascii")], fsync=False)
 
     def look(self) -> int:
-        return int(self._storage.read_small(self._theirs, 100) or b"0")
+        try:
+            return int(self._storage.read_small(self._theirs, 100) or b"0")
+        except InvalidMessage:
+            return 0  # the new file, and the length that the client remembers of the old one
 
     def close(self) -> None:
         pass
