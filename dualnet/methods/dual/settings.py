@@ -84,8 +84,9 @@ class DualConfig(TrainConfig):
     dual: str = flag("none", "scaled dual variable of admm: none, or one per training sample"
                      " (untied, without augmentation; memory: a copy of the activation per"
                      " image)", choices=("none", "sample"), group="dual net")
-    message_dtype: str = flag("float32", "number format of the messages",
-                              choices=("float16", "float32", "float64"), group="dual net")
+    message_dtype: str = flag("float32", "number format of the messages; int8 has a scale per"
+                              " sample", choices=("int8", "bfloat16", "float16", "float32",
+                                                  "float64"), group="dual net")
     nonfinite: str = flag("error", "what a message with nan or inf does",
                           choices=("error", "warn", "allow"), group="dual net")
     window: int = flag(2, "messages in flight per channel", minimum=1, local=True,
