@@ -77,19 +77,19 @@ def test(arguments: argparse.Namespace) -> int:
 
 def describe(report: "Report") -> list[str]:
     """The report in lines."""
-    lines = [f"{'file system':44} {', '.join(report.kinds)}"]
+    lines = [f"{'file system':46} {', '.join(report.kinds)}"]
     if report.free_bytes is not None:
         files = "no limit" if report.free_files is None else f"{report.free_files}"
-        lines.append(f"{'free':44} {report.free_bytes / 1e6:.1f} MB, files: {files}")
+        lines.append(f"{'free':46} {report.free_bytes / 1e6:.1f} MB, files: {files}")
     if report.seen:
-        lines.append(f"{'O_DIRECT':44} {'accepted' if report.direct else 'refused'}")
-        lines.append(f"{'until the other process sees a number':44} median / max ms, n")
-        lines += [f"  {name:42} {_times(times)}" for name, times in report.seen.items()]
+        lines.append(f"{'O_DIRECT':46} {'accepted' if report.direct else 'refused'}")
+        lines.append(f"{'until the other process sees a number':46} median / max ms, n")
+        lines += [f"  {name:44} {_times(times)}" for name, times in report.seen.items()]
     if report.messages:
         size = f"message of {report.num_bytes / 1e6:.1f} MB, sent to read"
-        lines.append(f"{size:44} {_times(report.messages)}")
+        lines.append(f"{size:46} {_times(report.messages)}")
     for name, fault in report.locks.items():
-        lines.append(f"{name:44} {fault or 'excludes'}")
+        lines.append(f"{name:46} {fault or 'excludes'}")
     lines += [f"note: {note}" for note in report.notes]
     if report.profile:
         lines.append(f"dualnet may use it, with the profile {report.profile}")
