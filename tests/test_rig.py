@@ -176,14 +176,15 @@ def end(role):
 @pytest.mark.fault(20, "two bindfs mounts between which flock does not exclude, and a role lock "
                        "that rests on it")
 def test_of_two_net1_that_both_hold_the_lock_one_goes_on(tmp_path):
-    expected = toy_trainer.undisturbed(ROLES, 150, 64)
+    iterations = 500  # enough for the second net1 to come while the first is at work
+    expected = toy_trainer.undisturbed(ROLES, iterations, 64)
     home1, home2 = tmp_path / "home1", tmp_path / "home2"
     with bindfs_pair(tmp_path) as (one, two):
-        first = Role(toy, one / "run" / "exchange", "net1", home1, 150, LOCAL)
-        other = Role(toy, two / "run" / "exchange", "net2", home2, 150, LOCAL)
+        first = Role(toy, one / "run" / "exchange", "net1", home1, iterations, LOCAL)
+        other = Role(toy, two / "run" / "exchange", "net2", home2, iterations, LOCAL)
         with first, other:
             await_step(first, 20)
-            with Role(toy, two / "run" / "exchange", "net1", home1, 150, LOCAL) as second:
+            with Role(toy, two / "run" / "exchange", "net1", home1, iterations, LOCAL) as second:
                 assert isinstance(stopped := end(first), RoleTaken), stopped
                 assert "another process is net1 now" in str(stopped)
                 assert [end(second), end(other)] == expected
