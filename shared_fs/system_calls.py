@@ -119,6 +119,9 @@ class SystemCalls:
         finally:
             self.close(fd)
 
+    def lstat(self, name: str) -> os.stat_result:
+        return os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+
     def statvfs(self) -> os.statvfs_result:
         return os.fstatvfs(self._directory)
 
