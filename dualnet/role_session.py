@@ -80,6 +80,7 @@ class RoleSession:
             window=max(settings.window, settings.num_micro_batches),
             transport=settings.transport,  # type: ignore[arg-type]
             checksum=settings.checksum, fsync=settings.fsync,  # type: ignore[arg-type]
+            fs_profile=settings.fs_profile,  # type: ignore[arg-type]
             nonfinite=settings.nonfinite,  # type: ignore[arg-type]
             home=self._run.home(self._name), held=self._checkpoints.held,
             message_bytes={

@@ -35,13 +35,17 @@ def check_names(role: str, roles: tuple[str, ...], channels: Mapping[str, tuple[
 _POLICIES = {
     "transport": ("auto", "rename", "mapped"),
     "fsync": ("auto", "never", "always"),
+    "fs_profile": ("auto", "local", "network"),
     "nonfinite": ("error", "warn", "allow"),
 }
 
 
-def check_policies(window: int, transport: str, fsync: str, nonfinite: str, home: str) -> None:
+def check_policies(
+    window: int, transport: str, fsync: str, fs_profile: str, nonfinite: str, home: str
+) -> None:
     """Raise ValueError for a value that no exchange knows."""
-    for name, value in (("transport", transport), ("fsync", fsync), ("nonfinite", nonfinite)):
+    given = {"transport": transport, "fsync": fsync, "fs_profile": fs_profile}
+    for name, value in {**given, "nonfinite": nonfinite}.items():
         if value not in _POLICIES[name]:
             raise ValueError(f"{name} must be one of {', '.join(_POLICIES[name])}, got {value!r}")
     if window < 1:

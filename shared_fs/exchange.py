@@ -29,6 +29,7 @@ class Exchange:
                on one host and a local file system only; "auto", mapped where that is possible
     checksum   of mapped messages, too (files always have one)
     fsync      "auto" syncs messages on network file systems only
+    fs_profile "local" or "network": what to take the file system for; "auto" goes by its type
     nonfinite  what to do with NaN and infinity in a received message: "error", "warn", "allow"
     home       names the place where this role keeps its checkpoints (32 hex digits, drawn once): a
                folder with a run in it is gone on with only by the homes that began it; "" keeps
@@ -60,6 +61,7 @@ class Exchange:
         transport: Literal["auto", "rename", "mapped"] = "auto",
         checksum: bool = False,
         fsync: Literal["auto", "never", "always"] = "auto",
+        fs_profile: Literal["auto", "local", "network"] = "auto",
         nonfinite: Literal["error", "warn", "allow"] = "error",
         home: str = "",
         held: Callable[[], Sequence[Checkpoint]] = lambda: (),
@@ -75,13 +77,13 @@ class Exchange:
         self.channels = {name: (ends[0], ends[1]) for name, ends in channels.items()}
         self.roles = tuple(roles or dict.fromkeys(r for e in self.channels.values() for r in e))
         check_names(self.role, self.roles, self.channels)
-        check_policies(window, transport, fsync, nonfinite, home)
+        check_policies(window, transport, fsync, fs_profile, nonfinite, home)
         own = {"window": window, "transport": transport}
         self.agreement = full_agreement(self.roles, self.channels, own, agreement or {})
         self._settings = Settings(
             role=role, roles=self.roles, channels=self.channels, agreement=self.agreement,
             window=window, transport=transport, checksum=checksum, fsync=fsync,
-            nonfinite=nonfinite, home=home, held=held,
+            fs_profile=fs_profile, nonfinite=nonfinite, home=home, held=held,
             message_bytes=dict(message_bytes or {}), handshake_timeout_s=handshake_timeout_s,
             peer_timeout_s=peer_timeout_s, progress_timeout_s=progress_timeout_s,
             storage_timeout_s=storage_timeout_s, final_barrier=final_barrier)

@@ -147,7 +147,7 @@ class Membership:
 
     def _take_role(self) -> None:
         storage, settings = self.storage, self._settings
-        self.profile = detect(storage.root)
+        self.profile = detect(storage.root, settings.fs_profile)
         for name in ("roles", "hello", "gen", "status"):
             storage.make_folder(name)
         lock = RoleLock(storage, settings.role, self.profile)

@@ -71,7 +71,7 @@ def observe(folder: Path | str) -> list[Observation]:
 def _look(storage: Storage, role: str, hello: Hello | None) -> Observation:
     if hello is None:
         return Observation(role, "absent", None, None)
-    direct = detect(storage.root).direct_status
+    direct = detect(storage.root, hello.profile).direct_status
     reader = StatusReader(storage, role, hello.incarnation, direct=direct)
     try:
         status = reader.poll()

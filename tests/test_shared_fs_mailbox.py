@@ -35,14 +35,14 @@ def drawn(seed, count):
 
 
 def send_drawn(say, folder, count, profile, transport):
-    membership.detect = lambda path: profile
+    membership.detect = lambda path, name: profile
     with exchange(folder, "net1", transport=transport) as mine:
         for sequence, array in enumerate(drawn(1, count)):
             mine.send("x", sequence, array)
 
 
 def receive_drawn(say, folder, count, profile, transport):
-    membership.detect = lambda path: profile
+    membership.detect = lambda path, name: profile
     own = f"g00000001{os.sep}net1"
     most = 0
     with exchange(folder, "net2", transport=transport) as mine:

@@ -116,7 +116,7 @@ def test_a_flipped_payload_bit_is_found_only_with_the_checksum(tmp_path, checksu
         mine.close(RuntimeError("end of the test"))
 
 def join(say, folder, role, profiles, transport):
-    membership.detect = lambda path: profiles[role]
+    membership.detect = lambda path, name: profiles[role]
     with exchange(folder, role, transport=transport) as mine:
         out = np.empty(5)
         mine.send("x", 0, ARRAY) if role == "net1" else mine.recv("x", 0, out)

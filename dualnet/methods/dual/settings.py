@@ -104,6 +104,9 @@ class DualConfig(TrainConfig):
                           local=True, group="exchange")
     fsync: str = flag("auto", "fsync each message; auto: on network file systems",
                       choices=("auto", "never", "always"), local=True, group="exchange")
+    fs_profile: str = flag("auto", "what to take the exchange folder's file system for; auto goes"
+                           " by its type, `doctor DIR` measures it",
+                           choices=("auto", "local", "network"), local=True, group="exchange")
     handshake_timeout: float = flag(600.0, "seconds to wait for the other role to start",
                                     minimum=0, local=True, group="exchange")
     peer_timeout: float | None = flag(None, "seconds without a sign of life after which the other"
