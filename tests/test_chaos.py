@@ -5,23 +5,9 @@ import time
 
 import pytest
 import torch
-from pairs import ITERATIONS, ROLES, Pair
+from pairs import ITERATIONS, ROLES
 
 from dualnet.metrics import MetricsReader
-
-
-@pytest.fixture
-def pair(tmp_path):
-    """Makes pairs of roles, each with a folder of its own, and leaves no process behind."""
-    pairs = []
-
-    def make(name, *words):
-        pairs.append(Pair(tmp_path / name, *words))
-        return pairs[-1]
-
-    yield make
-    for each in pairs:
-        each.clear()
 
 
 def wait_a_little(rng):
