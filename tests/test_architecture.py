@@ -49,11 +49,11 @@ def room(path: Path) -> str:
 ALLOWED = {
     # room: the rooms below it, besides the leaves; shared_fs where it may be used
     "config": set(), "errors": set(), "seeding": set(),
-    "caffe": set(), "schedules": set(), "losses": set(), "devices": set(),
+    "caffe": set(), "deferred": set(), "schedules": set(), "losses": set(), "devices": set(),
     "data": {"data"}, "nets": {"nets", "caffe"}, "cut": set(),
     "optimizer": {"caffe", "schedules"}, "evaluate": {"data"}, "channel": {"shared_fs"},
-    "methods": {"methods", "channel", "cut", "data", "evaluate", "losses", "nets", "optimizer",
-                "schedules"},
+    "methods": {"methods", "channel", "cut", "data", "deferred", "evaluate", "losses", "nets",
+                "optimizer", "schedules"},
     "metrics": set(), "stopping": set(), "checkpoints": {"shared_fs"},
     "run": {"checkpoints", "metrics", "shared_fs"}, "variants": {"methods"}, "panels": set(),
     "plot": {"panels", "run", "variants"},

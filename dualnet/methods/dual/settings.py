@@ -86,6 +86,12 @@ class DualConfig(TrainConfig):
                           choices=("error", "warn", "allow"), group="dual net")
     window: int = flag(2, "messages in flight per channel", minimum=1, local=True,
                        group="exchange")
+    transport: str = flag("auto", "how messages cross: a renamed file each, or memory that both"
+                          " processes map (one host, local file system); auto: mapped where"
+                          " possible", choices=("auto", "rename", "mapped"), local=True,
+                          group="exchange")
+    checksum: bool = flag(False, "a crc32 for mapped messages, too; files always have one",
+                          local=True, group="exchange")
     fsync: str = flag("auto", "fsync each message; auto: on network file systems",
                       choices=("auto", "never", "always"), local=True, group="exchange")
     handshake_timeout: float = flag(600.0, "seconds to wait for the other role to start",
@@ -95,6 +101,9 @@ class DualConfig(TrainConfig):
                                       " 300", minimum=0, local=True, group="exchange")
     progress_timeout: float = flag(1800.0, "seconds the other role may stay in one iteration",
                                    minimum=0, local=True, group="exchange")
+
+    storage_timeout: float = flag(60.0, "seconds to try again while the disk is full or fails",
+                                  minimum=0, local=True, group="exchange")
 
     def __post_init__(self) -> None:
         super().__post_init__()
