@@ -123,7 +123,7 @@ def test_a_pause_is_no_failure_and_the_stage_is_only_for_people(pair, calm):
 def test_a_kill_at_the_end_trains_no_further(pair, calm, victim):
     two = pair("two")
     two.await_lines("net1", 3)
-    # net2 stands still until net1 has saved its last iteration, or net1 until net2 has.
+    # The kill falls between its last checkpoint and its end, as far as it can be aimed.
     last = (two.run.folder / victim / "checkpoints" / f"gen00000001-step{ITERATIONS:08d}.json")
     wait_for(last.exists, "last checkpoint")
     two.kill([victim])
