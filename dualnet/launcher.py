@@ -46,6 +46,11 @@ class Launcher:
                     [sys.executable, "-m", "dualnet", *map(str, words)],
                     stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """Role -> process."""
+        return {role: process.pid for role, process in self._processes.items()}
+
     def wait(self, timeout_s: float) -> bool:
         """Wait until a role ends or the time is over; whether any role is still running."""
         running = [process for process in self._processes.values() if process.poll() is None]

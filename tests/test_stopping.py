@@ -315,3 +315,39 @@ def test_overwrite_begins_from_the_seed(dual, calm):
     assert code == 0 and "resuming" not in err, err
     assert {checkpoint.generation for checkpoint in dual.run.checkpoints("net1").held()} == {1}
     check_weights(dual.run, calm)
+
+
+# -- a full disk -----------------------------------------------------------------------------------
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs takes root")
+@pytest.mark.fault(69, "a tmpfs under --out that is filled while the net trains, then emptied")
+def test_a_full_disk_costs_lines_of_metrics_and_the_checkpoint_waits_for_room(tmp_path):
+    write_cifar10(tmp_path)
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", run.folder],
+                      capture_output=True).returncode != 0:
+        pytest.skip("no right to mount a tmpfs here")
+    log = tmp_path / "log"
+    try:
+        with open(log, "w") as file:
+            process = launch(tmp_path, "-m", "dualnet", "train", "single", *SETTINGS,
+                             "--iterations", "200", "--checkpoint-every", "0", "--out", "run",
+                             stdout=file, stderr=file)
+        wait_for(lambda: run.metrics("single"), "first line of metrics")
+        with pytest.raises(OSError), open(run.folder / "ballast", "wb", buffering=0) as ballast:
+            while True:
+                ballast.write(bytes(4096))
+        wait_for(lambda: "trying again for up to 60 s" in log.read_text(), "last checkpoint")
+        (run.folder / "ballast").unlink()
+        assert process.wait(DEADLINE_S) == 0, log.read_text()
+        assert log.read_text().count("training goes on without these lines") == 1
+        steps = [line["step"] for line in run.metrics("single") if line["split"] == "train"]
+        assert len(steps) < 200 and steps == sorted(steps)
+        assert run.summary()["iterations"] == 200
+        assert run.checkpoints("single").newest().step == 200
+    finally:
+        process.kill()
+        process.wait()
+        subprocess.run(["umount", run.folder], check=True)
