@@ -59,7 +59,7 @@ ALLOWED = {
     "plot": {"panels", "run", "variants"},
     "compare": {"run", "variants"}, "launcher": {"run"},
     "train": {"checkpoints", "methods", "metrics", "stopping", "shared_fs"},
-    "bench": {"shared_fs"},
+    "bench": {"run", "shared_fs"},
     "machine": {"devices"},
     "session": {"checkpoints", "cut", "data", "evaluate", "machine", "methods", "nets", "run",
                 "stopping", "train", "shared_fs"},

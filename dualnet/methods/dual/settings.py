@@ -43,7 +43,7 @@ LOSSES = {
     "misaligned": Loss("earlier", lr_net1=_EUCLIDEAN),
     "no_loss_weight": Loss("y", weight=0.0, lr_net1=_EUCLIDEAN),
 }
-SCHEDULE_NAMES = ("lockstep", "alternating")
+SCHEDULE_NAMES = ("lockstep", "pipelined", "async", "alternating")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,12 @@ class DualConfig(TrainConfig):
     denominator: str = flag("constant", "denominator of the normalised losses: a constant in the"
                             " gradient, differentiated exactly, or the target's norm",
                             choices=("constant", "exact", "target"), group="dual net")
-    schedule: str = flag("lockstep", "whose weights move when: both in every iteration, or in"
-                         " turns", choices=SCHEDULE_NAMES, group="dual net")
+    schedule: str = flag("lockstep", "who works when: one after the other; the same in"
+                         " micro-batches, at the same time; net1 one batch ahead, with weights"
+                         " that lack an update; updates in turns",
+                         choices=SCHEDULE_NAMES, group="dual net")
+    micro_batches: int = flag(4, "parts of a batch, with --schedule pipelined", minimum=1,
+                              group="dual net")
     net1_steps: int = flag(50, "iterations of a turn of net1, with --schedule alternating",
                            minimum=1, group="dual net")
     net2_steps: int = flag(150, "iterations of a turn of net2, with --schedule alternating",
@@ -80,8 +84,9 @@ class DualConfig(TrainConfig):
     dual: str = flag("none", "scaled dual variable of admm: none, or one per training sample"
                      " (untied, without augmentation; memory: a copy of the activation per"
                      " image)", choices=("none", "sample"), group="dual net")
-    message_dtype: str = flag("float32", "number format of the messages",
-                              choices=("float16", "float32", "float64"), group="dual net")
+    message_dtype: str = flag("float32", "number format of the messages; int8 has a scale per"
+                              " sample", choices=("int8", "bfloat16", "float16", "float32",
+                                                  "float64"), group="dual net")
     nonfinite: str = flag("error", "what a message with nan or inf does",
                           choices=("error", "warn", "allow"), group="dual net")
     window: int = flag(2, "messages in flight per channel", minimum=1, local=True,
@@ -117,6 +122,15 @@ class DualConfig(TrainConfig):
                             f" out, found {self.lr_net1:g}")
         if self.dual == "sample":
             self._check_dual()
+
+        if self.num_micro_batches > self.batch_size:
+            raise UserError(f"--micro-batches must be at most --batch-size {self.batch_size}, found"
+                            f" {self.micro_batches}")
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Parts of a batch that are on their way at the same time; 1 without a pipeline."""
+        return self.micro_batches if self.schedule == "pipelined" else 1
 
     def _check_dual(self) -> None:
         if self.loss != "admm" or self.resolved_tie():
