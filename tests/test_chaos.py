@@ -58,7 +58,8 @@ def check(pair, calm):
     (30, ["--loss", "admm"]),
     (6, ["--loss", "euclidean"]),
     (6, ["--loss", "admm", "--schedule", "alternating", "--net1-steps", "7", "--net2-steps", "4"]),
-], ids=["admm lockstep", "euclidean lockstep", "admm alternating"])
+    (6, ["--loss", "admm", "--schedule", "async"]),
+], ids=["admm lockstep", "euclidean lockstep", "admm alternating", "admm async"])
 def test_random_kills_do_not_show_in_the_net(pair, kills, words):
     calm = pair("calm", *words)
     calm.finish()

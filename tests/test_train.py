@@ -102,6 +102,7 @@ def go(method, path, *, start=0, base=0, stop_at=None, **settings):
     def save(done):
         if f"save {done}" not in method.events:
             method.events.append(f"save {done}")
+        return done
 
     settings = TrainConfig(**{"iterations": len(method.losses), "log_every": 2, **settings})
     metrics = JournalFile(path, method.events)
