@@ -236,6 +236,23 @@ def test_a_signal_to_the_command_saves_both_roles_and_the_same_command_resumes(d
 
 
 @pytest.mark.slow
+@pytest.mark.fault(13, "a second SIGTERM to train dual while both roles stand still")
+def test_a_second_signal_to_the_command_ends_roles_that_do_not_answer(dual):
+    process = dual.start()
+    dual.await_checkpoint(5)
+    pids = dual.pids()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    process.terminate()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)     # it gives the roles time to write a checkpoint
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    wait_for(lambda: not any(map(is_alive, pids)), "end of the roles")
+
+
+@pytest.mark.slow
 @pytest.mark.fault(61, "kill -9 of the launcher")
 def test_the_same_command_resumes_after_the_launcher_was_killed(dual, calm):
     process = dual.start()
