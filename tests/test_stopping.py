@@ -138,6 +138,25 @@ def test_a_kill_at_the_end_trains_no_further(pair, calm, victim):
     check_weights(two.run, calm)
 
 
+@pytest.mark.slow
+def test_a_role_with_a_run_folder_of_its_own_is_told_when_all_is_over(tmp_path):
+    # as on two hosts: net1 does not see the summary that net2 has written
+    write_cifar10(tmp_path)
+
+    def start(role):
+        return launch(tmp_path, "-m", "dualnet", role, *SETTINGS, "--exchange-dir", "meeting",
+                      "--out", f"run-{role}", "--quiet", stderr=subprocess.PIPE)
+
+    for process in [start(role) for role in ROLES]:
+        _, err = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 0, err
+    metrics = Run(tmp_path / "run-net1").metrics_path("net1").read_text()
+    again = start("net1")
+    _, err = again.communicate(timeout=60)
+    assert again.returncode == 0 and "this run is over; net2 has left it" in err, err
+    assert Run(tmp_path / "run-net1").metrics_path("net1").read_text() == metrics
+
+
 FAILING = """
 import sys
 from dualnet.cli import main
