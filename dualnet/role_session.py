@@ -130,8 +130,7 @@ class RoleSession:
         try:
             yield from lines
         except PeerLost:
-            save(clock.done)
-            stop.check(resume_hint(clock.done))
+            stop.check(resume_hint(save(clock.done)))
             raise
         finally:
             self._exchange.stop_waiting = lambda: False

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +141,7 @@ def run_dual(settings: DualConfig, run: "Run", exchange_dir: Path, *, overwrite:
     with noted() as stop, Launcher(run, {role: [role, *words] for role in ROLES}) as launcher:
         devices = ""
         while launcher.wait(POLL_S) and launcher.failure() is None and not stop.is_asked:
-            if not devices and (devices := devices_of(run)):
+            if not devices and (devices := devices_of(run, launcher.pids)):
                 progress.say(devices)
             follow(readers, progress)
         failure = launcher.failure()
@@ -160,11 +161,11 @@ def hint_for(run: "Run", roles: tuple[str, ...]) -> str:
     return "" if step is None else resume_hint(step)
 
 
-def devices_of(run: "Run") -> str:
-    """Which role runs where, once all have started; empty before."""
+def devices_of(run: "Run", pids: Mapping[str, int]) -> str:
+    """Which role runs where, once all these processes have started; empty before."""
     found = {role: run.environment(role) for role in ROLES}
     texts = [f"{role} on {where['device']} ({where['device_name']}, {where['threads']} threads)"
-             for role, where in found.items() if where is not None]
+             for role, where in found.items() if where and where.get("pid") == pids[role]]
     return ", ".join(texts) if len(texts) == len(ROLES) else ""
 
 

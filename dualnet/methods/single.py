@@ -20,6 +20,7 @@ class Single:
     """What every partitioned method is compared with."""
 
     name = "single"
+    is_whole = True
 
     def __init__(self, settings: TrainConfig, net: nn.Sequential, batches: Batches,
                  device: torch.device) -> None:

@@ -29,6 +29,7 @@ class Role:
     """
 
     name: str
+    is_whole = True
 
     def __init__(self, settings: DualConfig, part: Part, wire: Wire, batches: Batches,
                  channel: Channel, device: torch.device, lr: float) -> None:
