@@ -25,7 +25,8 @@ is a different one, as on a GPU.  A role's history is what its weights depend on
 messages it sent and heard.  Two histories fit if both roles tell the same of every message between
 them.  `search` returns what was found to be wrong; for the protocol as it is, nothing.
 
-Left out: clocks and time limits, damaged files, more than one unread message per channel.
+Left out: clocks and time limits, damaged files, more than one unread message per channel.  A role
+that gives up waiting for a dead peer and exits is as one that is stopped or killed.
 """
 
 from array import array
@@ -43,7 +44,6 @@ class Rules(NamedTuple):
     keep_common: bool = True  # keep checkpoints until all are known to hold a newer one
     identity: bool = True  # a checkpoint is (generation, step), not its step alone
     watch_all: bool = True  # a role that waits for one peer looks for new incarnations of all
-    fence: bool = True  # look at my own hello before I write: another process may be me
 
 
 class Case(NamedTuple):
@@ -186,7 +186,7 @@ class Actor:
     def successors(self):
         """Each state this process can step to; a write is fenced first, where that matters."""
         process = self.process
-        must_look = self.case.doubles and self.case.rules.fence and process.said
+        must_look = self.case.doubles and process.said
         if must_look and not process.fenced and process.at not in READS:
             mine = self.disk.hello.incarnation == process.said
             yield self.to(process._replace(fenced=True) if mine else None)
