@@ -148,7 +148,7 @@ def test_dead_units_are_counted_per_copy_and_only_behind_a_relu(changes, expecte
     assert [records[0][0].get("dual/dead_x"), records[1][0].get("dual/dead_y")] == expected
 
 
-# -- the pipeline is lockstep in pieces -------------------------------------------------------------
+# -- the pipeline is lockstep in pieces ------------------------------------------------------------
 
 @pytest.mark.parametrize(("loss", "changes"), [
     *((loss, {}) for loss in LOSSES), ("admm", {"tie": False, "dual": "sample"}),
@@ -169,6 +169,38 @@ def test_the_pipeline_gives_the_weights_and_records_of_lockstep(loss, changes):
         for record, again in zip(role, role_again, strict=True):
             same = {key: value for key, value in record.items() if key != "dual/rho"}
             assert same == pytest.approx({key: again[key] for key in same}, rel=1e-6, abs=1e-9)
+
+
+# -- one batch ahead -------------------------------------------------------------------------------
+
+def test_async_trains_conv1_and_conv2_on_gradients_of_weights_that_are_one_update_old():
+    """Against plain SGD of the uncut net, whose first layers see their gradients one step late."""
+    settings = settings_for("admm", schedule="async", iterations=6, checkpoint_every=4, rho=1e-3,
+                            precision="float64", message_dtype="float64", momentum=0.0)
+    batches, parts = RandomBatches(), small_parts(settings)
+    reference = small_parts(settings)
+    run_roles(settings, parts, batches)
+    front, rest = reference[0].double(), join(reference).double()[6:]
+    old = [p.detach().clone() for p in front.body.parameters()]
+    for step in range(6):
+        now = [p.detach().clone() for p in front.body.parameters()]
+        # Steps 0 and 4 follow a start or a checkpoint, across which nothing runs ahead.
+        seen = now if step in (0, 4) else old
+        for p, value in zip(front.body.parameters(), seen, strict=True):
+            p.data = value.clone()
+        logits = rest(front.body(torch.tensor(batches.images(step)).double()))
+        loss = functional.cross_entropy(logits, torch.tensor(batches.labels(step)))
+        ahead = [*front.body.parameters()]
+        behind = [*rest.parameters()]
+        gradients = torch.autograd.grad(loss, [*ahead, *behind])
+        with torch.no_grad():
+            for p, value, gradient in zip(ahead, now, gradients, strict=False):
+                p.data = value - settings.lr * gradient
+            for p, gradient in zip(behind, gradients[len(ahead):], strict=True):
+                p.sub_(settings.lr * gradient)
+        old = now
+    assert largest_difference(parts[0].body, front.body) < 1e-10
+    assert largest_difference(join(parts)[6:], rest) < 1e-10
 
 
 # -- the faithful losses, against what Caffe did ---------------------------------------------------
