@@ -56,6 +56,7 @@ class Home:
 
     def __init__(self, folder, storage=Storage):
         self.storage = storage(folder)
+        self.storage.sweep(".", lambda name: name.endswith(".part"))  # of a dead predecessor
         self.storage.create_once("home", uuid.uuid4().hex.encode())
         self.name = self.storage.read_small("home", 32).decode()
 
