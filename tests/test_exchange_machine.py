@@ -1,0 +1,93 @@
+"""The real code on a disk in memory: any order of steps, crashes and power losses ends as if
+undisturbed.  Where the model (protocol_model.py) proves the protocol, this tries its code."""
+
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from memory_storage import Actor, Crash, World
+from toy_trainer import digest, trainer, undisturbed
+
+from shared_fs import ExchangeError
+
+TOY = Namespace(
+    iterations=4, checkpoint_every=2, size=2, window=2, peer_timeout=1e6, handshake_timeout=1e6,
+    storage_timeout=5.0, fsync="auto",
+)
+MOST_STEPS = 200_000  # of one role, to end a run that nothing disturbs any more
+
+
+class Machine(RuleBasedStateMachine):
+    """Roles that run for a while, die, or die with the machine they share."""
+
+    roles = ("net1", "net2")
+
+    @initialize(seed=st.integers(0, 2**16))
+    def begin(self, seed):
+        self.folder = tempfile.TemporaryDirectory()
+        self.world, self.digests = World(seed), {}
+        for role in self.roles:
+            self.start(role)
+
+    def start(self, role):
+        folder = Path(self.folder.name)
+        args = Namespace(**vars(TOY), roles=",".join(self.roles), role=role,
+                         folder=folder / "exchange", home=folder / role)
+        storage = self.world.storage(lambda: self.world.actors[role])
+        Actor(self.world, role, lambda: digest(trainer(args, storage).run()))
+
+    @rule(role=st.integers(0, 2), steps=st.integers(1, 60))
+    def run(self, role, steps):
+        self.go(self.roles[role % len(self.roles)], steps)
+
+    @rule(role=st.integers(0, 2))
+    def kill(self, role):
+        self.world.actors[self.roles[role % len(self.roles)]].crash()
+
+    @rule()
+    def lose_power(self):
+        self.world.lose_power()
+
+    def go(self, role, steps):
+        """Let a role take some steps; one that has died is started again."""
+        actor = self.world.actors[role]
+        if actor.ended and role not in self.digests:
+            if actor.error is None:
+                self.digests[role] = actor.result
+            else:
+                assert isinstance(actor.error, Crash | ExchangeError), repr(actor.error)
+                self.start(role)
+                actor = self.world.actors[role]
+        for _ in range(steps):
+            actor.step()
+
+    def teardown(self):
+        if not hasattr(self, "world"):
+            return
+        for _ in range(MOST_STEPS // 40):
+            for role in self.roles:
+                self.go(role, 40)
+            if len(self.digests) == len(self.roles):
+                break
+        expected = undisturbed(self.roles, TOY.iterations, TOY.size)
+        errors = {role: repr(actor.error) for role, actor in self.world.actors.items()}
+        assert [self.digests.get(role) for role in self.roles] == expected, errors
+        self.folder.cleanup()
+
+
+class ThreeRoles(Machine):
+    roles = ("net1", "net2", "net3")
+
+
+@pytest.mark.parametrize("machine", [Machine, ThreeRoles])
+@pytest.mark.parametrize("examples", [
+    15, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_any_order_of_steps_and_crashes_ends_as_if_undisturbed(machine, examples):
+    run_state_machine_as_test(machine, settings=settings(
+        max_examples=examples, stateful_step_count=25, deadline=None,
+        suppress_health_check=list(HealthCheck), derandomize=examples < 100))
