@@ -22,7 +22,8 @@ class Exchange:
 
     channels   name -> (sender, receiver)
     roles      all roles, the leader first; by default in order of appearance in `channels`
-    agreement  JSON-able settings that must be equal on all sides
+    agreement  JSON-able settings that must be equal on all sides; those under "optional" only
+               between roles that both have them
     window     messages per channel that may be unread before `send` waits
     transport  how messages cross: "rename", a file each; "mapped", memory that both processes map,
                on one host and a local file system only; "auto", mapped where that is possible
@@ -56,7 +57,7 @@ class Exchange:
         roles: tuple[str, ...] | None = None,
         agreement: Mapping[str, Any] | None = None,
         window: int = 2,
-        transport: Literal["auto", "rename", "mapped"] = "rename",
+        transport: Literal["auto", "rename", "mapped"] = "auto",
         checksum: bool = False,
         fsync: Literal["auto", "never", "always"] = "auto",
         nonfinite: Literal["error", "warn", "allow"] = "error",
