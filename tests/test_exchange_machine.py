@@ -19,7 +19,7 @@ TOY = Namespace(
     iterations=12, checkpoint_every=2, size=2, window=2, peer_timeout=1e6, handshake_timeout=1e6,
     storage_timeout=5.0, fsync="auto",
 )
-MOST_STEPS = 40_000  # of one role, to end a run that nothing disturbs any more
+MOST_STEPS = 20_000  # of one role, to end a run that nothing disturbs any more
 
 
 class Machine(RuleBasedStateMachine):
