@@ -42,8 +42,6 @@ class Sender(Protocol):
 
     def sweep(self, consumed: int) -> None: ...
 
-    def remove(self) -> None: ...
-
     def close(self) -> None: ...
 
 
@@ -168,9 +166,11 @@ class Mailbox:
         return out
 
     def remove_messages(self) -> None:
-        """Remove my message files and folder; only after the receivers have read them all."""
-        for sent in self._sent.values():
-            sent.sender.remove()
+        """Remove my message files and folder; only after the receivers have read them all.
+
+        All that is in the folder is mine, also what an operation left that failed half-way.
+        """
+        self.storage.sweep(self.folder)
         self.storage.remove_folder(self.folder)
         self.storage.remove_folder(self.generation.folder)
 

@@ -72,7 +72,9 @@ class Membership:
             check_over(self.storage, self._others)
             agreed = self._shake_hands()
         except RunOver:
-            # My predecessor may have died before it could say so; others may come and look.
+            # My predecessor may have died before it could clean up, or say that it is over;
+            # others may come and look.
+            remove_old_generations(self.storage, self._settings.role, None)
             newest = newest_generation(self.storage)
             self.status.begin_anew(newest.incarnations[self._settings.role] if newest else "")
             raise

@@ -132,17 +132,20 @@ class Part:
             hello.process,
             StatusReader(self._storage, role, incarnation, direct=profile.direct_status),
             me=this_process(),
-            incarnation=incarnation,
-            incarnation_now=lambda: self._incarnation_of(role),
+            began_anew=self._began_anew,
             peer_timeout_s=settings.peer_timeout_s or profile.peer_timeout_s,
             progress_timeout_s=settings.progress_timeout_s,
             may_return=bool(settings.home),
             stop_waiting=self._stop_waiting,
         )
 
-    def _incarnation_of(self, role: str) -> str | None:
-        hello = records.read_hello(self._storage, role)
-        return hello.incarnation if hello else None
+    def _began_anew(self) -> str | None:
+        """A role whose hello is of another incarnation than the one I exchange with."""
+        for role in self._peers:
+            hello = records.read_hello(self._storage, role)
+            if hello and hello.incarnation != self._agreed.generation.incarnations[role]:
+                return role
+        return None
 
     def _mapped_peers(self) -> frozenset[str]:
         """The roles whose processes share this host's memory, and a local file system with me.

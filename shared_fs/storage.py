@@ -209,8 +209,8 @@ class Storage(BlockStorage):
         """A complete hidden file beside `name`, gone again afterwards whatever happens."""
         folder, base = os.path.split(name)
         part = os.path.join(folder, f".{base}.{uuid.uuid4().hex}.part")
-        fd = self._open_part(part, recycle)
         try:
+            fd = self._open_part(part, recycle)  # may fail and yet have made the part
             try:
                 for buffer in data:
                     self._write_all(fd, memoryview(buffer))

@@ -3,32 +3,38 @@
 import pytest
 from protocol_model import Case, Rules, search
 
-# With three roles the handshake alone has some 20,000 states; steps that only this role's own
-# next step depends on are taken in one go.
-WHOLE = ("renew", "greet", "answer", "open", "ack", "tell", "begin", "declare", "trim")
-THREE = Case(roles=3, iterations=1, every=1, kills=1, whole=WHOLE)
+CASES = {
+    # name: (case, states found once, for the record; slow if it takes more than a few seconds)
+    "no fault": (Case(kills=0), 214),
+    "one kill": (Case(kills=1, iterations=5), 8_723),
+    "two kills": (Case(kills=2, iterations=5), 123_336),
+    "a kill and a stop": (Case(kills=1, stops=1), 86_543),
+    "three roles, one kill": (Case(roles=3, iterations=2, every=1, coarse=True), 42_272),
+    "a kill and two stops": (Case(stops=2), 998_536),
+    "three roles, two kills": (
+        Case(roles=3, iterations=1, every=1, kills=2, coarse=True), 540_301),
+}
 
 
 @pytest.mark.parametrize(
-    "case",
-    [
-        Case(kills=0),
-        Case(kills=1, iterations=5),
-        Case(kills=2, iterations=3),
-        Case(kills=1, stops=1),
-        pytest.param(Case(kills=2, iterations=5), marks=pytest.mark.slow),
-        pytest.param(Case(stops=2), marks=pytest.mark.slow),
-        pytest.param(THREE, marks=pytest.mark.slow),
-    ],
-    ids=["no fault", "one kill", "two kills", "a kill and a stop", "two kills, 5 iterations",
-         "two stops and a kill", "three roles, one kill"],
-)
-def test_every_order_of_events_ends_with_each_iteration_applied_once(case):
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (states > 500_000))
+             for name, (_, states) in CASES.items()])
+def test_every_order_of_events_ends_with_each_iteration_applied_once(name):
+    case, states = CASES[name]
     found = search(case)
-    assert found.wrong == {}
-    assert found.stuck == 0
+    assert (found.wrong, found.stuck) == ({}, 0)
     assert found.ends > 0
-    assert found.states > 200  # it did search
+    assert found.states == states  # a change of the model shows here: look whether it was meant
+
+
+@pytest.mark.slow
+def test_a_role_that_runs_twice_does_no_harm():
+    """Its lock was broken, or it was stopped for long.  The one that finds itself replaced ends;
+    in rare orders the others give up too and everything is started again by hand, which is not
+    modelled: hence nothing is said about states that are stuck."""
+    found = search(Case(iterations=1, every=1, kills=0, doubles=1))
+    assert found.wrong == {}
+    assert found.stuck < found.states / 1000
 
 
 @pytest.mark.parametrize(
@@ -45,3 +51,8 @@ def test_without_any_one_rule_a_single_kill_can_do_harm(taken_away, wrong):
     assert found.wrong.get(wrong, 0) > 0
 
 
+def test_of_three_roles_one_could_wait_for_ever_if_it_only_watched_the_one_it_waits_for():
+    rules = Rules(watch_all=False)
+    found = search(Case(roles=3, iterations=1, every=1, coarse=True, rules=rules))
+    assert found.wrong == {}
+    assert found.stuck > 0

@@ -44,15 +44,14 @@ def script():
 
 
 def watch(clock, script, process, **options):
-    """A view of net2, which is `process` and whose hello has not changed."""
-    options = {"incarnation_now": lambda: RUNNING.incarnation, **options}
+    """A view of net2, which is `process`; no role has begun anew."""
+    options = {"began_anew": lambda: None, **options}
     return Peer(
         clock,
         "net2",
         process,
         script,
         me=this_process(),
-        incarnation=RUNNING.incarnation,
         peer_timeout_s=120,
         progress_timeout_s=600,
         **options,
@@ -173,16 +172,11 @@ def test_a_role_that_was_told_to_stop_does_not_wait_for_a_peer_that_is_gone(
         live(peer, clock, script, 1)
 
 
-@pytest.mark.parametrize("now", ["cd" * 16, None])
-def test_another_incarnation_in_the_hello_of_a_peer_is_a_restart_and_no_hello_is_none(
-    clock, script, elsewhere, now
-):
-    peer = watch(clock, script, elsewhere, incarnation_now=lambda: now)
+@pytest.mark.parametrize("role", ["net2", "net1"])
+def test_that_any_role_began_anew_ends_the_wait(clock, script, elsewhere, role):
+    peer = watch(clock, script, elsewhere, began_anew=lambda: role)
     script.news = RUNNING
-    if now is None:
-        live(peer, clock, script, 2)
-        return
-    with pytest.raises(PeerRestarted, match="net2 began anew"):
+    with pytest.raises(PeerRestarted, match=f"{role} began anew"):
         live(peer, clock, script, 2)
 
 

@@ -56,6 +56,7 @@ class Home:
 
     def __init__(self, folder, storage=Storage):
         self.storage = storage(folder)
+        self.storage.sweep(".", lambda name: name.endswith(".part"))  # of a dead predecessor
         self.storage.create_once("home", uuid.uuid4().hex.encode())
         self.name = self.storage.read_small("home", 32).decode()
 
@@ -116,6 +117,7 @@ class Trainer:
     def _generation(self):
         start = self.exchange.start
         self.trace("start", start.generation, start.base, start.step)
+        self.exchange.report(phase="train")
         seed = np.arange(self.size, dtype=np.uint64) + np.uint64(1000 * self.place)
         state = self.home.load(start.checkpoint) if start.checkpoint else seed
         for step in range(start.step, self.iterations):
@@ -192,8 +194,8 @@ def arguments():
 
 
 def trainer(args, storage=Storage, trace=lambda *_: None):
-    """The trainer that the command line describes; `storage` makes the exchange folder's."""
-    roles, home = tuple(args.roles.split(",")), Home(args.home)
+    """The trainer that the command line describes; `storage` is the class of its folders."""
+    roles, home = tuple(args.roles.split(",")), Home(args.home, storage)
     exchange = Exchange(
         args.folder, args.role, channels=channels_of(roles), roles=roles, home=home.name,
         held=home.held, window=args.window, fsync=args.fsync, storage=storage(args.folder),
