@@ -102,6 +102,7 @@ def hold_for(say, folder, lease_s):
     hold(say, folder, NETWORK)
 
 
+@pytest.mark.fault(22, "a lease whose host is edited")
 def test_the_lease_of_a_dead_process_of_another_host_runs_out(tmp_path, monkeypatch, caplog):
     leave_a_lease_of_another_host(tmp_path, monkeypatch)
     lock = RoleLock(Storage(tmp_path), "net1", NETWORK)

@@ -72,6 +72,7 @@ def send_without_reader(say, folder, count):
             say(sequence)
 
 
+@pytest.mark.fault(58, "the receiver does not read")
 def test_a_sender_waits_when_the_window_is_full(tmp_path):
     with Role(send_without_reader, tmp_path, 10) as sender:
         with exchange(tmp_path, "net2", window=3) as mine:
@@ -98,6 +99,7 @@ def send_range(mine, first, count):
 
 
 @pytest.mark.parametrize(("first", "then"), [(0, 2), (0, 0), (5, 4)])
+@pytest.mark.fault(42, "a sequence is asked for, and sent, twice")
 def test_a_gap_or_a_repeat_is_refused_on_both_sides(tmp_path, first, then):
     with Role(net1_with, tmp_path, send_range, first, 2) as sender:
         mine = exchange(tmp_path, "net2").open()
@@ -217,6 +219,13 @@ SPOILERS = {
 }
 
 
+@pytest.mark.fault(44, "the file of a live sender cut short, empty or longer")
+@pytest.mark.fault(45, "a bit flipped in payload and trailer")
+@pytest.mark.fault(46, "pickle, objects, .npz in place of the file")
+@pytest.mark.fault(48, "another shape and dtype in the file")
+@pytest.mark.fault(50, "an intact message of another identity in its place")
+@pytest.mark.fault(51, "symlink, pipe, folder in place of a message")
+@pytest.mark.security(3, "18 kinds of damage to a message file")
 def test_a_message_that_is_not_the_expected_one_is_refused_and_the_right_one_is_read(tmp_path):
     with Role(net1_with, tmp_path, send_range, 0, 1) as sender:
         mine = exchange(tmp_path, "net2").open()
@@ -250,6 +259,7 @@ def test_an_announced_file_that_is_gone_is_an_error_that_names_it(tmp_path):
         mine.close(RuntimeError("end of the test"))
 
 
+@pytest.mark.fault(38, "the file is renamed away and comes back")
 def test_an_announced_file_may_appear_late(tmp_path):
     with Role(net1_with, tmp_path, send_range, 0, 1) as sender:
         mine = exchange(tmp_path, "net2").open()
@@ -274,6 +284,7 @@ def send_array(mine, array):
 
 
 @pytest.mark.parametrize("policy", ["error", "warn", "allow"])
+@pytest.mark.fault(49, "NaN and infinity are sent")
 def test_values_that_are_not_finite_follow_the_policy(tmp_path, policy, caplog):
     array = np.zeros((3, 4), np.float32)
     array[1, 2], array[2, 0] = np.nan, np.inf
@@ -317,6 +328,7 @@ def soak(say, folder, role, count):
 
 
 @pytest.mark.slow
+@pytest.mark.fault(57, "10,000 messages of 1 kB each way")
 def test_memory_and_descriptors_stay_flat_over_ten_thousand_messages(tmp_path):
     roles = [Role(soak, tmp_path, role, 10_000) for role in ("net1", "net2")]
     for role in roles:
