@@ -13,7 +13,7 @@ again; what an older generation left is never read.
 """
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,12 +72,18 @@ class Handshake:
 
     me      my hello, of an incarnation that was never announced
     roles   all roles in the agreed order; the first is the leader
+    guard   raises if this role cannot go on
     """
 
     def __init__(
-        self, storage: Storage, profile: Profile, roles: tuple[str, ...], me: Hello
+        self,
+        storage: Storage,
+        profile: Profile,
+        roles: tuple[str, ...],
+        me: Hello,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
-        self._storage, self._profile, self._me = storage, profile, me
+        self._storage, self._profile, self._me, self._guard = storage, profile, me, guard
         self._roles, self._others = roles, tuple(r for r in roles if r != me.role)
         self._hellos: dict[str, Hello] = {}
 
@@ -101,6 +107,7 @@ class Handshake:
         return Agreed(generation, dict(self._hellos))
 
     def _step(self) -> Generation | None:
+        self._guard()
         self._hellos = records.read_hellos(self._storage, self._others)
         answers = {role: hello.incarnation for role, hello in self._hellos.items()}
         if answers != self._me.answers:

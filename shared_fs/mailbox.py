@@ -201,11 +201,15 @@ class Mailbox:
 
     def _wait(self, condition: Callable[[], bool | None], peer: Peer, what: str) -> None:
         """Wait for a peer; the deadline is its silence or lack of progress, judged in `Peer`."""
+        def checked() -> bool | None:
+            self.status.check_heart()
+            return condition()
+
         start = self.storage.monotonic()
         peer.expect_progress()
         try:
             wait_for(
-                condition,
+                checked,
                 lambda: f"{peer.describe()}; it {what}",
                 timeout_s=math.inf,
                 longest_sleep_s=self.profile.longest_sleep_s,
@@ -251,7 +255,11 @@ class Mailbox:
             once, reusable = reusable, None  # an attempt uses it up even if it fails
             self.storage.publish(name, buffers, fsync=self.fsync, recycle=once)
 
-        patiently(publish, patience_s=self.patience_s, clock=self.storage)
+        try:
+            patiently(publish, patience_s=self.patience_s, clock=self.storage)
+        except StorageError:
+            self.guard()  # a successor may have removed the folder; then that is the reason
+            raise
 
     def _read(self, name: str, out: Array, identity: Identity) -> None:
         with self._open_announced(name) as file:
@@ -265,6 +273,7 @@ class Mailbox:
             except StorageError as error:
                 if error.errno not in (errno.ENOENT, errno.ESTALE):
                     raise
+                self.guard()
                 self.storage.listing(name.rpartition("/")[0])  # refreshes a client's cache
                 return None
 

@@ -136,7 +136,9 @@ class Membership:
     def _shake_hands(self) -> Agreed:
         self._announced, self.incarnation = "", uuid.uuid4().hex
         self.status.begin_anew(self.incarnation)
-        handshake = Handshake(self.storage, self.profile, self._settings.roles, self._hello())
+        handshake = Handshake(
+            self.storage, self.profile, self._settings.roles, self._hello(), self.status.check_heart
+        )
         handshake.announce()
         self._announced = self.incarnation
         return handshake.shake(self._settings.handshake_timeout_s)

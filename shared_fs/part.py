@@ -72,6 +72,7 @@ class Part:
         """
 
         def all_done() -> bool | None:
+            self._status.check_heart()
             peers = self._polled()
             missing = [peer for peer in peers if peer.state not in ("done", "over")]
             if not missing or any(peer.state == "over" for peer in peers):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .blocks import BLOCK_SIZE
-from .errors import ExchangeError, InvalidMessage
+from .errors import ExchangeError, InvalidMessage, StorageError
 from .storage import Storage
 
 log = logging.getLogger("shared_fs")
@@ -172,16 +172,10 @@ class StatusWriter:
     ) -> None:
         """Rewrite the block with some fields changed; mappings are merged into what is there.
 
-        Raises ExchangeError if the heartbeat has stopped (the peers would give this role up),
-        RoleTaken if another process has taken the role over, StorageError if the block cannot be
-        written, ValueError if it no longer fits.
+        Raises ExchangeError if the heartbeat has stopped, RoleTaken if another process has taken
+        the role over, StorageError if the block cannot be written, ValueError if it no longer fits.
         """
-        if not self._thread.is_alive():
-            self._guard()  # being superseded is the better reason, if it is one
-            raise ExchangeError(
-                f"{self._storage.path(self._name)}: the heartbeat of this role has stopped "
-                f"({self._failure or 'closed'}); start it again"
-            )
+        self.check_heart()
         self._guard()
         with self._lock:
             now = self._status
@@ -193,6 +187,23 @@ class StatusWriter:
                 **changes,
             )
             self._write(self._fd, merged)
+
+    def check_heart(self) -> None:
+        """Raise what stopped the heartbeat, if it has stopped: the peers would give this role up.
+
+        Raises RoleTaken or StorageError if that is why, else ExchangeError.
+        """
+        if self._thread.is_alive():
+            return
+        self._guard()  # being superseded is the better reason, if it is one
+        failure = self._failure
+        text = (
+            f"{self._storage.path(self._name)}: the heartbeat of this role has stopped "
+            f"({failure or 'closed'}); start it again"
+        )
+        if isinstance(failure, StorageError):
+            raise StorageError(text, failure.errno)
+        raise ExchangeError(text)
 
     def begin_anew(self, incarnation: str) -> None:
         """Forget what was said so far: the same process starts again as another incarnation."""

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from test_shared_fs_processes import Role
 
-from shared_fs import Exchange, InvalidMessage, NonFinite, PeerLost, StorageError
-from shared_fs import exchange as exchange_module
+from shared_fs import Exchange, InvalidMessage, NonFinite, PeerLost, StorageError, membership
 from shared_fs.message import Identity, encode
 from shared_fs.profile import LOCAL, NETWORK
 
@@ -33,14 +32,14 @@ def drawn(seed, count):
 
 
 def send_drawn(say, folder, count, profile):
-    exchange_module.detect = lambda path: profile
+    membership.detect = lambda path: profile
     with exchange(folder, "net1") as mine:
         for sequence, array in enumerate(drawn(1, count)):
             mine.send("x", sequence, array)
 
 
 def receive_drawn(say, folder, count, profile):
-    exchange_module.detect = lambda path: profile
+    membership.detect = lambda path: profile
     own = f"g00000001{os.sep}net1"
     most = 0
     with exchange(folder, "net2") as mine:
