@@ -12,6 +12,7 @@ from .mailbox import Traffic
 from .membership import Membership
 from .message import Array
 from .part import Part
+from .peer_text import all_printable
 from .settings import Settings
 from .status import MOST_HELD
 from .storage import Storage
@@ -156,10 +157,10 @@ class Exchange:
             membership.tell_stage(self.generation, phase)
 
     def peer_info(self, role: str) -> dict[str, Any]:
-        """What that role last reported as info; also after the final barrier."""
+        """What that role last reported as info, its texts printable; also after the barrier."""
         part = self._begun()
         peer = part.peer(role) if self._closed else part.poll(role)
-        return dict(peer.status.info) if peer.status else {}
+        return dict(all_printable(peer.status.info)) if peer.status else {}
 
     def announce_held(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Tell the other roles which checkpoints I hold now; the newest 8 count."""

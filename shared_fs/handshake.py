@@ -20,9 +20,10 @@ from typing import Any
 from . import records
 from .errors import HandshakeMismatch, RunOver
 from .lineage import newest_common
+from .peer_text import printable
 from .profile import Profile
 from .records import Generation, Hello
-from .status import printable, read_status
+from .status import read_status
 from .storage import Storage
 from .waiting import wait_for
 

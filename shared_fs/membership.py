@@ -17,12 +17,13 @@ from .leftovers import remove_old_generations, remove_parts
 from .locks import RoleLock
 from .mailbox import Traffic
 from .part import Part
+from .peer_text import printable
 from .process import this_process
 from .profile import detect
 from .records import Hello, newest_generation, read_hello, still_mine
 from .settings import Settings
 from .stage import update_stage
-from .status import StatusWriter, printable
+from .status import StatusWriter
 from .storage import Storage
 
 log = logging.getLogger("shared_fs")

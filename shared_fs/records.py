@@ -14,6 +14,7 @@ import numpy as np
 
 from .errors import InvalidMessage
 from .lineage import Checkpoint
+from .peer_text import parse_object
 from .process import Process
 from .storage import Storage
 
@@ -212,10 +213,9 @@ def _pretty(value: Any) -> bytes:
 def _read(storage: Storage, name: str, limit: int) -> dict[str, Any]:
     """A JSON object from a file; empty if the file is absent, irregular, too long or damaged."""
     try:
-        raw = json.loads(storage.read_small(name, limit) or b"{}")
-    except (InvalidMessage, ValueError, RecursionError):
+        return parse_object(storage.read_small(name, limit) or b"{}")
+    except (InvalidMessage, ValueError):
         return {}
-    return raw if isinstance(raw, dict) else {}
 
 
 def _is_sound(hello: Hello) -> bool:

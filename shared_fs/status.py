@@ -20,6 +20,7 @@ from typing import Any
 
 from .blocks import BLOCK_SIZE
 from .errors import ExchangeError, InvalidMessage, StorageError
+from .peer_text import parse_object, printable
 from .storage import Storage
 
 log = logging.getLogger("shared_fs")
@@ -28,16 +29,9 @@ BEAT_S = 2.0
 # "over" is said only by a role that has seen every role done: nobody will need it any more.
 STATES = ("starting", "running", "done", "over", "stopping", "failed")
 MOST_HELD = 8  # checkpoints named in a block
-LONGEST_ERROR = 1000  # characters kept of an error text
 
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-# Kept, because building them costs more than a block does, and a block is written per message.
+# Kept, because building it costs more than a block does, and a block is written per message.
 _ENCODER = json.JSONEncoder(allow_nan=False)
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
 _HEADER = re.compile(rb"DNXSTAT1 crc32=([0-9a-f]{8}) (counter=([0-9]{16})\n)")
 
 
@@ -72,12 +66,6 @@ def block_name(role: str) -> str:
     return f"status/{role}.block"
 
 
-def printable(text: str) -> str:
-    """Text that a terminal and a JSON string take as it is: one line of printable ASCII."""
-    line = " ".join(text.split())
-    return "".join(c if " " <= c <= "~" else "?" for c in line)[:LONGEST_ERROR]
-
-
 def to_block(status: Status, counter: int) -> bytes:
     """The 4096 bytes of a status.
 
@@ -108,9 +96,9 @@ def from_block(block: bytes) -> tuple[int, Status] | None:
         return None
     try:
         # Stripped first: the decoder is slow at the kilobytes of padding.
-        text = block[header.end() :].decode("ascii").rstrip()
-        return int(header[3]), _checked(_DECODER.decode(text))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        text = block[header.end() :].rstrip()
+        return int(header[3]), _checked(parse_object(text))
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

@@ -46,13 +46,28 @@ def test_another_role_is_free(tmp_path, profile):
         lock.release()
 
 
-def test_a_killed_process_frees_its_role_at_once(tmp_path):
-    with Role(hold, tmp_path, LOCAL) as first:
+@BOTH
+@pytest.mark.fault(21, "SIGKILL of the process that holds the role")
+def test_a_killed_process_frees_its_role_at_once(tmp_path, profile):
+    with Role(hold, tmp_path, profile) as first:
         assert first.hear() == "held"
         first.kill()
         first.process.join(10)
-        lock = RoleLock(Storage(tmp_path), "net1", LOCAL)
+        lock = RoleLock(Storage(tmp_path), "net1", profile)
         lock.acquire(lambda: "the dead one")
+        lock.release()
+
+
+@pytest.mark.fault(23, "the marker of a killed holder gets the pid of another live process")
+def test_a_lease_whose_pid_belongs_to_another_process_now_is_free(tmp_path):
+    with Role(hold, tmp_path / "one", NETWORK) as dead, Role(hold, tmp_path / "two", LOCAL) as alive:
+        assert [dead.hear(), alive.hear()] == ["held", "held"]
+        dead.kill()
+        dead.process.join(10)
+        marker = tmp_path / "one" / "roles" / "net1.lock"
+        marker.write_text(marker.read_text().replace(str(dead.pid), str(alive.pid)))
+        lock = RoleLock(Storage(tmp_path / "one"), "net1", NETWORK)
+        lock.acquire(lambda: f"pid {alive.pid}")
         lock.release()
 
 
