@@ -31,10 +31,18 @@ def check_names(role: str, roles: tuple[str, ...], channels: Mapping[str, tuple[
             )
 
 
-def check_policies(window: int, fsync: str, nonfinite: str, home: str) -> None:
+_POLICIES = {
+    "transport": ("auto", "rename", "mapped"),
+    "fsync": ("auto", "never", "always"),
+    "nonfinite": ("error", "warn", "allow"),
+}
+
+
+def check_policies(window: int, transport: str, fsync: str, nonfinite: str, home: str) -> None:
     """Raise ValueError for a value that no exchange knows."""
-    if fsync not in ("auto", "never", "always") or nonfinite not in ("error", "warn", "allow"):
-        raise ValueError(f"no such policy: fsync {fsync!r}, nonfinite {nonfinite!r}")
+    for name, value in (("transport", transport), ("fsync", fsync), ("nonfinite", nonfinite)):
+        if value not in _POLICIES[name]:
+            raise ValueError(f"{name} must be one of {', '.join(_POLICIES[name])}, got {value!r}")
     if window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
     if home and not _HOME.fullmatch(home):
@@ -44,14 +52,14 @@ def check_policies(window: int, fsync: str, nonfinite: str, home: str) -> None:
 def full_agreement(
     roles: tuple[str, ...],
     channels: Mapping[str, tuple[str, str]],
-    window: int,
+    policies: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The caller's settings with roles, channels and window, as the JSON that the peers see.
+    """The caller's settings with roles, channels and policies, as the peers see them.
 
     Raises ValueError for settings that are not JSON-able, too long, or named like one of those.
     """
-    own: dict[str, Any] = {"roles": roles, "channels": channels, "window": window}
+    own: dict[str, Any] = {"roles": roles, "channels": channels, **policies}
     taken = sorted(settings.keys() & {*own, "protocol"})
     if taken:
         raise ValueError(f"agreement must not name {taken}: they are agreed upon anyway")

@@ -1,8 +1,9 @@
-"""Status blocks on disk: one page per role, created once, rewritten in place, polled."""
+"""Files that are rewritten in place: status blocks, polled, and message slots, mapped."""
 
 import errno
 import mmap
 import os
+import uuid
 from contextlib import suppress
 
 from .open_file import READ
@@ -12,7 +13,28 @@ BLOCK_SIZE = 4096  # bytes: one page, and a multiple of every O_DIRECT alignment
 
 
 class BlockStorage(SystemCalls):
-    """The part of `Storage` that handles status blocks.  Raises StorageError."""
+    """The part of `Storage` that handles them.  Raises StorageError."""
+
+    def create_mapped(self, name: str, size: int) -> tuple[int, mmap.mmap]:
+        """A new file in place of `name`, its descriptor, and all of it in memory, shared.
+
+        It has all its disk space at once: a write to a mapping that finds none kills the process.
+        """
+        folder, base = os.path.split(name)
+        part = os.path.join(folder, f".{base}.{uuid.uuid4().hex}.part")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with self.explaining("create", name):
+            fd = self.open(part, flags)
+            try:
+                self.allocate(fd, size)
+                memory = self.map(fd, size, writable=True)
+                self.replace(part, name)
+            except BaseException:
+                self.close(fd)
+                with suppress(OSError):
+                    self.unlink(part)
+                raise
+        return fd, memory
 
     def create_block(self, name: str, block: bytes) -> int:
         """Create (or adopt) a status block, write it once and return a descriptor to rewrite it."""

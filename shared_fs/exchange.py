@@ -25,6 +25,9 @@ class Exchange:
     roles      all roles, the leader first; by default in order of appearance in `channels`
     agreement  JSON-able settings that must be equal on all sides
     window     messages per channel that may be unread before `send` waits
+    transport  how messages cross: "rename", a file each; "mapped", memory that both processes map,
+               on one host and a local file system only; "auto", mapped where that is possible
+    checksum   of mapped messages, too (files always have one)
     fsync      "auto" syncs messages on network file systems only
     nonfinite  what to do with NaN and infinity in a received message: "error", "warn", "allow"
     home       names the place where this role keeps its checkpoints (32 hex digits, drawn once): a
@@ -54,6 +57,8 @@ class Exchange:
         roles: tuple[str, ...] | None = None,
         agreement: Mapping[str, Any] | None = None,
         window: int = 2,
+        transport: Literal["auto", "rename", "mapped"] = "rename",
+        checksum: bool = False,
         fsync: Literal["auto", "never", "always"] = "auto",
         nonfinite: Literal["error", "warn", "allow"] = "error",
         home: str = "",
@@ -70,15 +75,16 @@ class Exchange:
         self.channels = {name: (ends[0], ends[1]) for name, ends in channels.items()}
         self.roles = tuple(roles or dict.fromkeys(r for e in self.channels.values() for r in e))
         check_names(self.role, self.roles, self.channels)
-        check_policies(window, fsync, nonfinite, home)
-        self.agreement = full_agreement(self.roles, self.channels, window, agreement or {})
+        check_policies(window, transport, fsync, nonfinite, home)
+        own = {"window": window, "transport": transport}
+        self.agreement = full_agreement(self.roles, self.channels, own, agreement or {})
         self._settings = Settings(
             role=role, roles=self.roles, channels=self.channels, agreement=self.agreement,
-            window=window, fsync=fsync, nonfinite=nonfinite, home=home, held=held,
+            window=window, transport=transport, checksum=checksum, fsync=fsync,
+            nonfinite=nonfinite, home=home, held=held,
             message_bytes=dict(message_bytes or {}), handshake_timeout_s=handshake_timeout_s,
             peer_timeout_s=peer_timeout_s, progress_timeout_s=progress_timeout_s,
-            storage_timeout_s=storage_timeout_s, final_barrier=final_barrier,
-        )
+            storage_timeout_s=storage_timeout_s, final_barrier=final_barrier)
         self.stop_waiting: Callable[[], bool] = lambda: False
         self._storage = storage
         self._membership: Membership | None = None

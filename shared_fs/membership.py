@@ -164,9 +164,14 @@ class Membership:
 
     def _hello(self) -> Hello:
         settings = self._settings
-        held = settings.held()
         return Hello.of(
-            settings.role, self.incarnation, this_process(), settings.agreement, settings.home, held
+            settings.role,
+            self.incarnation,
+            this_process(),
+            settings.agreement,
+            profile=self.profile.name,
+            home=settings.home,
+            checkpoints=tuple(settings.held()),
         )
 
     def _holder(self) -> str:

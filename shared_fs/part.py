@@ -1,5 +1,6 @@
 """What a role holds during one generation: its view of each peer, and the mailbox."""
 
+import logging
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -7,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from . import records
+from .errors import StorageError
 from .handshake import Agreed
 from .lineage import Checkpoint, Start
 from .mailbox import Mailbox, Traffic
@@ -17,6 +19,8 @@ from .settings import Settings
 from .status import StatusReader, StatusWriter
 from .storage import Storage
 from .waiting import wait_for
+
+log = logging.getLogger("shared_fs")
 
 
 class Part:
@@ -47,6 +51,7 @@ class Part:
         )
         self.peers: dict[str, dict[str, Any]] = {}
         self._peers: dict[str, Peer] = {}
+        self.mailbox: Mailbox = None  # type: ignore[assignment]  # until it is open
         try:
             for role in agreed.hellos:
                 self._meet(role)
@@ -106,8 +111,10 @@ class Part:
             self.mailbox.remove_messages()
 
     def close(self) -> None:
-        """Let go of the status blocks of the peers.  Idempotent."""
+        """Let go of the status blocks of the peers and of mapped messages.  Idempotent."""
         with ExitStack() as stack:
+            if self.mailbox is not None:
+                stack.callback(self.mailbox.close)
             for peer in self._peers.values():
                 stack.callback(peer.close)
 
@@ -138,6 +145,31 @@ class Part:
         hello = records.read_hello(self._storage, role)
         return hello.incarnation if hello else None
 
+    def _mapped_peers(self) -> frozenset[str]:
+        """The roles whose processes share this host's memory, and a local file system with me.
+
+        Raises StorageError if mapping is demanded and impossible.
+        """
+        me = this_process()
+        near = frozenset(
+            role
+            for role, hello in self._agreed.hellos.items()
+            if self._profile.name == hello.profile == "local"
+            and me.boot_id
+            and hello.process.boot_id == me.boot_id
+        )
+        transport = self._settings.transport
+        far = sorted(self._agreed.hellos.keys() - near)
+        if transport == "mapped" and far:
+            raise StorageError(
+                f"{self._storage.root}: transport mapped needs one host and a local file system, "
+                f"and {', '.join(far)} is elsewhere; take auto or rename"
+            )
+        log.info("%s: messages through %s", self._settings.role,
+                 f"mapped memory with {', '.join(sorted(near))}" if near and transport != "rename"
+                 else "renamed files")
+        return near if transport != "rename" else frozenset()
+
     def _open_mailbox(self, guard: Callable[[], None], traffic: Traffic) -> Mailbox:
         storage, profile, settings = self._storage, self._profile, self._settings
         sync = {"auto": profile.fsync_messages, "never": False, "always": True}[settings.fsync]
@@ -149,6 +181,8 @@ class Part:
             generation=self._agreed.generation,
             status=self._status,
             peers=self._peers,
+            mapped=self._mapped_peers(),
+            checksum=settings.checksum,
             window=settings.window,
             nonfinite=settings.nonfinite,
             fsync=sync,

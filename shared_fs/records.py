@@ -30,6 +30,7 @@ class Hello:
 
     answers      role -> the incarnation of it that I have seen
     committed    number of the generation I committed as the leader, 0 before
+    profile      "local" or "network": what it takes the file system for
     home         names where this role keeps its checkpoints, "" if it keeps none
     checkpoints  what I can start from
     """
@@ -43,6 +44,7 @@ class Hello:
     committed: int = 0
     protocol: int = PROTOCOL
     versions: dict[str, str] = field(default_factory=dict)
+    profile: str = "network"
     home: str = ""
     checkpoints: tuple[Checkpoint, ...] = ()
 
@@ -53,10 +55,9 @@ class Hello:
         incarnation: str,
         process: Process,
         agreement: Mapping[str, Any],
-        home: str = "",
-        checkpoints: Iterable[Checkpoint] = (),
+        **beliefs: Any,
     ) -> "Hello":
-        """The first hello of a role, which answers nobody yet."""
+        """The first hello of a role, which answers nobody yet; `beliefs` are its other fields."""
         versions = {
             "python": platform.python_version(),
             "numpy": np.__version__,
@@ -64,8 +65,7 @@ class Hello:
         }
         digest = hashlib.sha256(canonical(agreement)).hexdigest()
         return cls(
-            role, incarnation, process, dict(agreement), digest,
-            versions=versions, home=home, checkpoints=tuple(checkpoints),
+            role, incarnation, process, dict(agreement), digest, versions=versions, **beliefs
         )
 
 
@@ -229,6 +229,7 @@ def _is_sound(hello: Hello) -> bool:
         and isinstance(hello.answers, dict)
         and isinstance(hello.agreement, dict)
         and isinstance(hello.home, str)
+        and isinstance(hello.profile, str)
         and all(type(n) is int for c in hello.checkpoints for n in (c.generation, c.step))
         and all(isinstance(c.run, str) for c in hello.checkpoints)
     )

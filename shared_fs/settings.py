@@ -16,6 +16,8 @@ class Settings:
     channels: Mapping[str, tuple[str, str]]
     agreement: Mapping[str, Any]
     window: int
+    transport: str
+    checksum: bool
     fsync: str
     nonfinite: str
     home: str

@@ -1,5 +1,7 @@
 """net1: conv1..pool2 and its own conv3, pulled towards what net2 answers."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,11 +26,12 @@ class Net1(Role):
         z = self.part(self.tensor(self.batches.images(step)))
         self.send(self.wire.activation, z)
         x = self.part.tail(z)
-        if self.is_rho_due(step):
-            self._rho = self._receive_rho()
+        rho = self._receive_rho() if self.is_rho_due(step) else self._rho
         answer = self.recv(self.wire.answer, tuple(x.shape))
         y = self.recv(self.wire.diagnosis, tuple(x.shape)) if self.is_diagnosed(step) else None
-        loss = self._boundary_loss(x, answer, step)
+        loss = self._boundary_loss(x, answer, rho, step)
+        # All messages are here: from now on the iteration cannot be left half done.
+        self._rho = rho
         self._update(loss, turn)
         if y is not None and self.settings.dual == "sample":
             self._update_duals(x.detach(), y, step)
@@ -38,11 +41,11 @@ class Net1(Role):
         number = self.number(self.wire.penalty)
         return self.channel.recv(self.wire.penalty, number, (1,), torch.float64).item()
 
-    def _boundary_loss(self, x: Tensor, answer: Tensor, step: int) -> Tensor:
+    def _boundary_loss(self, x: Tensor, answer: Tensor, rho: float, step: int) -> Tensor:
         if self.loss.answer == "y_star":
             if self.settings.dual == "sample":
                 answer = answer - self._duals_of(x, step)
-            return admm.penalty(x, answer, self._rho)
+            return admm.penalty(x, answer, rho)
         return losses.BOUNDARY_LOSSES[self.loss.function](x, answer, self.settings.denominator)
 
     def _update(self, loss: Tensor, turn: Turn) -> None:
@@ -75,3 +78,12 @@ class Net1(Role):
             self.send(self.wire.test_activation, z)
             self.send(self.wire.test_compared, self.part.tail(z))
         return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The penalty and the dual variables too; without those, None."""
+        return {**super().state_dict(), "rho": self._rho, "duals": self._duals}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        super().load_state_dict(state)
+        self._rho, self._duals = state["rho"], state["duals"]

@@ -1,5 +1,7 @@
 """net2: conv3', conv4..fc6 and the softmax; it knows the labels and answers net1."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -36,8 +38,6 @@ class Net2(Role):
         loss.backward()
         assert y.grad is not None
         self._answer(z, y.detach(), y.grad * len(labels), step)
-        if self._first_norm is None:
-            self._first_norm = losses.mean_norm(y.detach())
         record = {"loss": loss.item(), "accuracy": _share_correct(logits, labels)}
         if self.settings.is_logged(step):
             record |= self._diagnosis(z, y.detach())
@@ -50,15 +50,23 @@ class Net2(Role):
 
         gradient  [N, ...]  of each sample's own loss
         """
+        rho = self._rho
         if self.loss.answer == "y_star":
-            answer = admm.y_update(y, gradient, self._penalty(z, y, gradient, step))
+            rho = self._penalty(z, y, gradient, step)
+            answer = admm.y_update(y, gradient, rho)
         elif self.loss.answer == "earlier":
-            answer, self._earlier = (y if self._earlier is None else self._earlier), y
+            answer = y if self._earlier is None else self._earlier
         else:
             answer = torch.zeros_like(y) if self.loss.answer == "zero" else y
         self.send(self.wire.answer, answer)
         if self.is_diagnosed(step):
             self.send(self.wire.diagnosis, y)
+        # All messages are sent: from now on the iteration cannot be left half done.
+        self._rho = rho
+        if self.loss.answer == "earlier":
+            self._earlier = y
+        if self._first_norm is None:
+            self._first_norm = losses.mean_norm(y)
 
     def _penalty(self, z: Tensor, y: Tensor, gradient: Tensor, step: int) -> float:
         """rho of this iteration; net1 hears of it whenever it may have changed."""
@@ -67,12 +75,12 @@ class Net2(Role):
             return self._rho
         if self._rho is None:
             self._rho_limit = admm.stability_limit(z, self._lr_net1(), _kernel_area(self.part.head))
-            self._rho = self.settings.rho or min(admm.measured_rho(y, gradient), self._rho_limit)
+            rho = self.settings.rho or min(admm.measured_rho(y, gradient), self._rho_limit)
         else:
-            self._rho = admm.grown_rho(self._rho, self.settings.rho_growth, self._rho_limit)
+            rho = admm.grown_rho(self._rho, self.settings.rho_growth, self._rho_limit)
         self.channel.send(self.wire.penalty, self.number(self.wire.penalty),
-                          torch.tensor([self._rho], dtype=torch.float64))
-        return self._rho
+                          torch.tensor([rho], dtype=torch.float64))
+        return rho
 
     def _lr_net1(self) -> float:
         return self.settings.resolved().lr_net1 or 0.0
@@ -100,6 +108,20 @@ class Net2(Role):
         count = self.batches.num_test_samples
         return {"loss": total / count, "accuracy": correct / count,
                 "dual/accuracy_merged": merged / count}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The penalty, the answer that `misaligned` owes, and what the collapse is told by, too."""
+        return {**super().state_dict(), "rho": self._rho, "rho_limit": self._rho_limit,
+                "earlier": self._earlier, "first_norm": self._first_norm,
+                "latest_norm": self._latest_norm}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        super().load_state_dict(state)
+        self._rho, self._rho_limit = state["rho"], state["rho_limit"]
+        earlier = state["earlier"]
+        self._earlier = None if earlier is None else earlier.to(self.device)
+        self._first_norm, self._latest_norm = state["first_norm"], state["latest_norm"]
 
     def facts(self) -> Record:
         reason = collapse_reason(self.wire.compared, self._first_norm or 0.0, self._latest_norm)

@@ -36,17 +36,17 @@ class Role:
         self.optimizer = Optimizer(self.part, settings, lr)
         self.loss = LOSSES[settings.loss]
         self._numbers: Counter[str] = Counter()
-        self._start = 0
+        self._first = self._done = 0
 
     def steps(self, start: int = 0) -> Iterator[Record]:
         """Train from iteration `start`, one record per iteration."""
-        self._start = start
         self.channel.report(phase="train")
         for turn in self._turns(start):
             self.channel.report(step=turn.step)
             self.part.train()
             set_iteration(self.part, self.settings.seed, turn.step)
             record = self._iteration(turn)
+            self._done = turn.step + 1
             yield {"step": turn.step, "epoch": self.batches.epoch(turn.step + 1),
                    "lr": self.optimizer.lr(turn.step), **record}
 
@@ -73,7 +73,14 @@ class Role:
 
     def state_dict(self) -> dict[str, Any]:
         """Weights under the names of the whole net's layers, grouped in head, body and tail."""
-        return {"part": self.part.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"part": self.part.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "done": self._done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave, before the first message."""
+        self.part.load_state_dict(state["part"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._first = self._done = state["done"]
 
     def facts(self) -> Record:
         """Nothing, unless a role has something to say."""
@@ -95,13 +102,13 @@ class Role:
         return self.tensor(message)
 
     def number(self, name: str) -> int:
-        """The number of the next message of a channel, counted from 0.
+        """The number of the next message of a channel, counted from the first iteration here.
 
         Both ends call this in the same order, so a message that one of them skipped or repeated
-        cannot pass for another.
+        cannot pass for another.  Activations of training bear the number of their iteration.
         """
         self._numbers[name] += 1
-        return self._numbers[name] - 1
+        return self._first + self._numbers[name] - 1
 
     @property
     def _message_dtype(self) -> torch.dtype:
@@ -116,8 +123,8 @@ class Role:
         """Whether rho crosses in iteration `step`: at the start, and at each epoch if it grows."""
         if self.loss.answer != "y_star":
             return False
-        return step == self._start or (self.settings.rho_growth != 1
-                                 and step % self.batches.steps_per_epoch == 0)
+        return step == 0 or (self.settings.rho_growth != 1
+                             and step % self.batches.steps_per_epoch == 0)
 
 
 def dead_units(key: str, layers: nn.Sequential, activation: Tensor) -> Record:
