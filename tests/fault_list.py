@@ -126,7 +126,7 @@ SECURITY = {
         "duplicate keys and NaN refused",),
     3: ("memory is allocated from the agreed shape; every damage is one InvalidMessage",),
     4: ("no links, pipes, devices, nor files of other users; names are generated",),
-    5: ("no mmap of a peer's file",),
+    5: ("a mapped file of a peer is never touched beyond its size, which is a SIGBUS",),
     6: ("modes 0600 and 0700 whatever the umask; a folder that everybody can write is refused",),
     7: ("the trust boundary is stated: the crc is no authentication",),
     8: ("checkpoints are read with torch.load(weights_only=True) only",),
