@@ -8,7 +8,6 @@ from typing import Any, Literal
 from .agreement import check_names, check_policies, full_agreement
 from .errors import RunOver
 from .lineage import Checkpoint, Start, newest_common
-from .mailbox import Traffic
 from .membership import Membership
 from .message import Array
 from .part import Part
@@ -16,6 +15,7 @@ from .peer_text import all_printable
 from .settings import Settings
 from .status import MOST_HELD
 from .storage import Storage
+from .traffic import Traffic
 
 
 class Exchange:

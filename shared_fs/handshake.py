@@ -12,6 +12,7 @@ A role that begins anew, or goes back because another one did, is a new incarnat
 again; what an older generation left is never read.
 """
 
+import logging
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from .status import read_status
 from .storage import Storage
 from .waiting import wait_for
 
+log = logging.getLogger("shared_fs")
+
 
 @dataclass(frozen=True)
 class Agreed:
@@ -37,7 +40,17 @@ class Agreed:
 
 
 def check_folder(storage: Storage, me: Hello) -> None:
-    """Raise HandshakeMismatch if this folder was begun by another run, or with other settings."""
+    """Raise HandshakeMismatch if this folder was begun by another run, or with other settings.
+
+    Other versions of the libraries than those it was begun with are only warned of.
+    """
+    run = records.read_run(storage)
+    if run.get("protocol", me.protocol) != me.protocol:
+        raise HandshakeMismatch(
+            f"{storage.root}: the run here was begun with protocol {run['protocol']}, this program "
+            f"has protocol {me.protocol}; go on with the version that began it, or give a fresh "
+            "folder"
+        )
     newest = records.newest_generation(storage)
     if newest is None:
         return
@@ -48,12 +61,20 @@ def check_folder(storage: Storage, me: Hello) -> None:
             "clean this one if that run is over"
         )
     if newest.agreements.get(me.role) != me.agreement_sha256:
-        begun = records.read_run(storage).get("agreement", {})
-        listed = _listed(differences(me.agreement, begun), "this command", "the run here")
+        listed = _listed(
+            differences(me.agreement, run.get("agreement", {})), "this command", "the run here"
+        )
         raise HandshakeMismatch(
             f"{storage.root}: the run here was begun with other settings: {listed}; "
             "use its settings to go on, or another folder"
         )
+    warn_of_versions(storage, me, run.get("versions", me.versions), "the run here")
+
+
+def warn_of_versions(storage: Storage, me: Hello, theirs: Any, whose: str) -> None:
+    """Log which libraries differ; the protocol alone decides who can work together."""
+    if differing := differences(me.versions, theirs):
+        log.warning("%s: other versions: %s", storage.root, _listed(differing, me.role, whose))
 
 
 def check_over(storage: Storage, others: Iterable[str]) -> None:
@@ -105,6 +126,8 @@ class Handshake:
             longest_sleep_s=self._profile.longest_sleep_s,
             clock=self._storage,
         )
+        for role, hello in self._hellos.items():
+            warn_of_versions(self._storage, self._me, hello.versions, role)
         return Agreed(generation, dict(self._hellos))
 
     def _step(self) -> Generation | None:

@@ -28,6 +28,7 @@ from .records import Generation
 from .slots import SlotReceiver, SlotSender
 from .status import StatusWriter
 from .storage import Storage
+from .traffic import Traffic
 from .waiting import wait_for
 
 log = logging.getLogger("shared_fs")
@@ -70,15 +71,6 @@ class _Incoming:
 
     receiver: Receiver
     newest: int | None = None
-
-
-@dataclass
-class Traffic:
-    """Seconds in waits, and bytes of payload, of one role over all its generations."""
-
-    wait_s: float = 0.0
-    bytes_sent: int = 0
-    bytes_received: int = 0
 
 
 @dataclass
@@ -131,6 +123,7 @@ class Mailbox:
             sent = _Outgoing(self._sender(channel), sequence, sequence - 1)
             self._sent[channel] = sent
         self._wait_for_room(channel, sequence, sent, receiver)
+        began = self.storage.monotonic()
         self.guard()
         consumed = self._consumed(channel, sent, receiver)
         identity = self._identity(channel, sequence, self.role)
@@ -143,6 +136,7 @@ class Mailbox:
         self.status.update(published={channel: sequence})
         sent.sender.sweep(self._consumed(channel, sent, receiver))
         self.traffic.bytes_sent += array.nbytes
+        self.traffic.note_storage(began, self.storage.monotonic(), self.storage.root)
 
     def recv(self, channel: str, sequence: int, out: Array) -> Array:
         """Read one message into `out`, acknowledge it, and return `out`.
@@ -157,6 +151,7 @@ class Mailbox:
             received = self._received[channel] = _Incoming(self._receiver(channel))
         self._wait_for_message(channel, sequence, sender)
         identity = self._identity(channel, sequence, sender.role)
+        began = self.storage.monotonic()
         try:
             received.receiver.get(sequence, out, identity)
         except InvalidMessage as error:
@@ -171,6 +166,7 @@ class Mailbox:
         received.newest = sequence
         self.status.update(consumed={channel: sequence})
         self.traffic.bytes_received += out.nbytes
+        self.traffic.note_storage(began, self.storage.monotonic(), self.storage.root)
         return out
 
     def remove_messages(self) -> None:

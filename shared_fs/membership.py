@@ -15,7 +15,6 @@ from .errors import ExchangeError, RoleTaken, RunOver
 from .handshake import Agreed, Handshake, check_folder, check_over
 from .leftovers import remove_old_generations, remove_parts
 from .locks import RoleLock
-from .mailbox import Traffic
 from .part import Part
 from .peer_text import printable
 from .process import this_process
@@ -25,6 +24,7 @@ from .settings import Settings
 from .stage import update_stage
 from .status import StatusWriter
 from .storage import Storage
+from .traffic import Traffic
 
 log = logging.getLogger("shared_fs")
 

@@ -11,13 +11,14 @@ from . import records
 from .errors import StorageError
 from .handshake import Agreed
 from .lineage import Checkpoint, Start
-from .mailbox import Mailbox, Traffic
+from .mailbox import Mailbox
 from .peer import Peer
 from .process import this_process
 from .profile import Profile
 from .settings import Settings
 from .status import StatusReader, StatusWriter
 from .storage import Storage
+from .traffic import Traffic
 from .waiting import wait_for
 
 log = logging.getLogger("shared_fs")

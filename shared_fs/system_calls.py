@@ -39,6 +39,15 @@ class SystemCalls:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(os.path.abspath(root))
         self._directory = _open_folder(self.root)
+        self._trusted_users = frozenset({0, os.geteuid(), os.fstat(self._directory).st_uid})
+
+    @property
+    def trusted_users(self) -> frozenset[int]:
+        """Whose files are read: mine, root's, and those of the folder's owner.
+
+        The last because a mount may show my own files, and the folder, as somebody else's.
+        """
+        return self._trusted_users
 
     def shut(self) -> None:
         """Let go of the folder; nothing works afterwards.  Idempotent."""
