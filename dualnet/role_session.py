@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dualnet import machine, nets
 from dualnet.channel import FileChannel
 from dualnet.cut import Part
@@ -75,9 +77,14 @@ class RoleSession:
         return Exchange(
             folder, self._name, channels=self._wire.channels(), roles=ROLES,
             agreement={**settings.agreed(), "images": self._dataset.fingerprint()},
-            window=settings.window, fsync=settings.fsync,  # type: ignore[arg-type]
+            window=max(settings.window, settings.num_micro_batches),
+            transport=settings.transport,  # type: ignore[arg-type]
+            checksum=settings.checksum, fsync=settings.fsync,  # type: ignore[arg-type]
             nonfinite=settings.nonfinite,  # type: ignore[arg-type]
             home=self._run.home(self._name), held=self._checkpoints.held,
+            message_bytes=self._wire.message_bytes(
+                settings.batch_size, getattr(torch, settings.message_dtype).itemsize),
+            storage_timeout_s=settings.storage_timeout,
             handshake_timeout_s=settings.handshake_timeout, peer_timeout_s=settings.peer_timeout,
             progress_timeout_s=settings.progress_timeout)
 

@@ -29,6 +29,7 @@ class RandomBatches:
 
     steps_per_epoch = 4
     num_samples, num_test_batches, num_test_samples = 32, 2, 16
+    batch_size = 8
 
     def __init__(self, batch_size=8, shape=(3, 16, 16)):
         generator = np.random.default_rng(5)
@@ -100,6 +101,8 @@ def largest_difference(one, other):
     {}, {"rho": 1e-3}, {"rho_growth": 10.0}, {"before_activation": True}, {"cut": "pool1"},
     {"cut": "conv3"}, {"cut": "relu5"}, {"net": "caffenet"},
     {"solver": "caffe", "weight_decay": 1e-3, "bias_lr": 2.0, "lr_schedule": "step", "lr_step": 3},
+    {"schedule": "pipelined"}, {"schedule": "pipelined", "micro_batches": 3, "net": "caffenet"},
+    {"schedule": "pipelined", "micro_batches": 8, "rho_growth": 10.0},
 ], ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()) or "defaults")
 def test_tied_admm_equals_the_single_net_for_ten_iterations_in_float64(changes):
     settings = settings_for("admm", iterations=10, precision="float64", message_dtype="float64",
@@ -143,6 +146,29 @@ def test_dead_units_are_counted_per_copy_and_only_behind_a_relu(changes, expecte
     torch.nn.init.constant_(parts[1].head.conv3.bias, 1e4)
     _, records = run_roles(settings, parts, RandomBatches())
     assert [records[0][0].get("dual/dead_x"), records[1][0].get("dual/dead_y")] == expected
+
+
+# -- the pipeline is lockstep in pieces -------------------------------------------------------------
+
+@pytest.mark.parametrize(("loss", "changes"), [
+    *((loss, {}) for loss in LOSSES), ("admm", {"tie": False, "dual": "sample"}),
+    ("normalized", {"denominator": "exact"}), ("admm", {"micro_batches": 5})],
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())))
+def test_the_pipeline_gives_the_weights_and_records_of_lockstep(loss, changes):
+    lr_net1 = None if loss in ("admm", "frozen") else 1e-3
+    settings = settings_for(loss, precision="float64", message_dtype="float64", lr_net1=lr_net1,
+                            rho=1e-3, **changes)    # auto measures it on the first micro-batch
+    found = {}
+    for schedule in ("lockstep", "pipelined"):
+        parts = small_parts(settings)
+        _, records = run_roles(settings.replace(schedule=schedule), parts, RandomBatches())
+        found[schedule] = parts, records
+    (one, first), (other, second) = found.values()
+    assert max(map(largest_difference, one, other)) < 1e-12
+    for role, role_again in zip(first, second, strict=True):
+        for record, again in zip(role, role_again, strict=True):
+            same = {key: value for key, value in record.items() if key != "dual/rho"}
+            assert same == pytest.approx({key: again[key] for key in same}, rel=1e-6, abs=1e-9)
 
 
 # -- the faithful losses, against what Caffe did ---------------------------------------------------

@@ -15,7 +15,11 @@ from dualnet.schedules import Turn
 
 
 class Net1(Role):
-    """Sends z, computes x = conv3(z) while net2 works, and steps towards the answer."""
+    """Sends z, computes x = conv3(z) while net2 works, and steps towards the answer.
+
+    With a pipeline all micro-batches are on their way before the first answer is awaited; their
+    gradients add up to one update.
+    """
 
     name = NET1
     _rho = 1.0
@@ -23,36 +27,60 @@ class Net1(Role):
 
     def _iteration(self, turn: Turn) -> Record:
         step = turn.step
-        z = self.part(self.tensor(self.batches.images(step)))
-        self.send(self.wire.activation, z)
-        x = self.part.tail(z)
+        fronts = self._fronts(step)
         rho = self._receive_rho() if self.is_rho_due(step) else self._rho
-        answer = self.recv(self.wire.answer, tuple(x.shape))
-        y = self.recv(self.wire.diagnosis, tuple(x.shape)) if self.is_diagnosed(step) else None
-        loss = self._boundary_loss(x, answer, rho, step)
+        self.optimizer.zero_grad()
+        loss, xs, ys = 0.0, [], []
+        for rows, z in zip(self.micro_batches, fronts, strict=True):
+            x = self.part.tail(z)
+            answer = self.recv(self.wire.answer, tuple(x.shape))
+            if self.is_diagnosed(step):
+                ys.append(self.recv(self.wire.diagnosis, tuple(x.shape)))
+            share = len(x) / self.batches.batch_size
+            loss += self._backward(self._boundary_loss(x, answer, rho, step, rows) * share, turn)
+            xs.append(x.detach())
         # All messages are here: from now on the iteration cannot be left half done.
         self._rho = rho
-        self._update(loss, turn)
-        if y is not None and self.settings.dual == "sample":
-            self._update_duals(x.detach(), y, step)
-        return {"loss": loss.item(), **(self._diagnosis(x.detach(), y) if y is not None else {})}
+        if self._moves_in(turn):
+            self.optimizer.step(step)
+        record: Record = {"loss": loss}
+        if ys:
+            x, y = torch.cat(xs), torch.cat(ys)
+            if self.settings.dual == "sample":
+                self._update_duals(x, y, step)
+            record |= self._diagnosis(x, y)
+        return record
+
+    def _fronts(self, step: int) -> list[Tensor]:
+        """z of each micro-batch, sent as soon as it is ready."""
+        images = self.tensor(self.batches.images(step))
+        fronts = []
+        for rows in self.micro_batches:
+            self.expect(step, rows)
+            z = self.part(images[rows])
+            self.send(self.wire.activation, z)
+            fronts.append(z)
+        return fronts
 
     def _receive_rho(self) -> float:
         number = self.number(self.wire.penalty)
         return self.channel.recv(self.wire.penalty, number, (1,), torch.float64).item()
 
-    def _boundary_loss(self, x: Tensor, answer: Tensor, rho: float, step: int) -> Tensor:
+    def _boundary_loss(self, x: Tensor, answer: Tensor, rho: float, step: int,
+                       rows: slice) -> Tensor:
         if self.loss.answer == "y_star":
             if self.settings.dual == "sample":
-                answer = answer - self._duals_of(x, step)
+                answer = answer - self._duals_of(x, step)[rows]
             return admm.penalty(x, answer, rho)
         return losses.BOUNDARY_LOSSES[self.loss.function](x, answer, self.settings.denominator)
 
-    def _update(self, loss: Tensor, turn: Turn) -> None:
-        self.optimizer.zero_grad()
-        if self.name in turn.updates and self.loss.updates:
+    def _moves_in(self, turn: Turn) -> bool:
+        return self.name in turn.updates and self.loss.updates
+
+    def _backward(self, loss: Tensor, turn: Turn) -> float:
+        if self._moves_in(turn):
             (loss * self.loss.weight).backward()
-            self.optimizer.step(turn.step)
+        return loss.item()
 
     def _duals_of(self, x: Tensor, step: int) -> Tensor:
         """u of the samples in this batch; zero for a sample that was never seen."""

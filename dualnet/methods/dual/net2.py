@@ -1,12 +1,13 @@
 """net2: conv3', conv4..fc6 and the softmax; it knows the labels and answers net1."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dualnet import losses
+from dualnet.deferred import DeferredGradients
 from dualnet.methods.dual import admm
 from dualnet.methods.dual.collapse import collapse_reason
 from dualnet.methods.dual.role import Role, dead_units
@@ -16,8 +17,22 @@ from dualnet.optimizer import gradient_norm
 from dualnet.schedules import Turn
 
 
+class _Answered(NamedTuple):
+    """What is left of a micro-batch: z, y and logits, its part of the loss, the penalty used."""
+
+    z: Tensor
+    y: Tensor
+    logits: Tensor
+    loss: float
+    rho: float | None
+
+
 class Net2(Role):
-    """Receives z, steps on the classification loss, and answers with y or y*."""
+    """Receives z, steps on the classification loss, and answers with y or y*.
+
+    An answer leaves before the gradients of the weights are formed, which is done once per
+    iteration, however many micro-batches it has.
+    """
 
     name = NET2
     _rho: float | None = None
@@ -27,46 +42,65 @@ class Net2(Role):
     _latest_norm = 0.0
 
     def _iteration(self, turn: Turn) -> Record:
-        step = turn.step
-        labels = self.tensor(self.batches.labels(step))
-        z = self.recv(self.wire.activation, (len(labels), *self.wire.boundary_shape))
-        y = self.part.head(z)
-        y.retain_grad()
-        logits = self.part.body(y)
-        loss = functional.cross_entropy(logits, labels)
+        step, labels = turn.step, self.tensor(self.batches.labels(turn.step))
         self.optimizer.zero_grad()
-        loss.backward()
-        assert y.grad is not None
-        self._answer(z, y.detach(), y.grad * len(labels), step)
-        record = {"loss": loss.item(), "accuracy": _share_correct(logits, labels)}
-        if self.settings.is_logged(step):
-            record |= self._diagnosis(z, y.detach())
-        if self.name in turn.updates:
-            self.optimizer.step(step)
-        return record
-
-    def _answer(self, z: Tensor, y: Tensor, gradient: Tensor, step: int) -> None:
-        """Send what the loss asks for, before the weights move.
-
-        gradient  [N, ...]  of each sample's own loss
-        """
+        later = DeferredGradients(self.part.parameters())
+        answered: list[_Answered] = []
         rho = self._rho
-        if self.loss.answer == "y_star":
-            rho = self._penalty(z, y, gradient, step)
-            answer = admm.y_update(y, gradient, rho)
-        elif self.loss.answer == "earlier":
-            answer = y if self._earlier is None else self._earlier
-        else:
-            answer = torch.zeros_like(y) if self.loss.answer == "zero" else y
-        self.send(self.wire.answer, answer)
-        if self.is_diagnosed(step):
-            self.send(self.wire.diagnosis, y)
+        for rows in self.micro_batches:
+            answered.append(self._micro_iteration(step, rows, labels[rows], rho, later))
+            rho = answered[-1].rho
         # All messages are sent: from now on the iteration cannot be left half done.
         self._rho = rho
+        later.form()
+        y = torch.cat([micro.y for micro in answered])
         if self.loss.answer == "earlier":
             self._earlier = y
         if self._first_norm is None:
             self._first_norm = losses.mean_norm(y)
+        logits = torch.cat([micro.logits for micro in answered])
+        record = {"loss": sum(micro.loss for micro in answered),
+                  "accuracy": _share_correct(logits, labels)}
+        if self.settings.is_logged(step):
+            record |= self._diagnosis(torch.cat([micro.z for micro in answered]), y)
+        if self.name in turn.updates:
+            self.optimizer.step(step)
+        return record
+
+    def _micro_iteration(self, step: int, rows: slice, labels: Tensor, rho: float | None,
+                         later: DeferredGradients) -> _Answered:
+        """Forward, answer and the gradient of y; the gradients of the weights wait in `later`.
+
+        The loss of a micro-batch counts with its share of the batch.
+        """
+        z = self.recv(self.wire.activation, (len(labels), *self.wire.boundary_shape))
+        self.expect(step, rows)
+        with later:
+            y = self.part.head(z)
+            y.retain_grad()
+            if self.loss.answer != "y_star":        # needs no label: on its way at once
+                self._send_answer(self._plain_answer(y.detach(), rows), y.detach(), step)
+            logits = self.part.body(y)
+        loss = functional.cross_entropy(logits, labels) * (len(labels) / self.batches.batch_size)
+        loss.backward()
+        assert y.grad is not None
+        if self.loss.answer == "y_star":
+            gradient = y.grad * self.batches.batch_size     # of each sample's own loss
+            if rho is None or rows.start == 0:
+                rho = self._penalty(z, y.detach(), gradient, step)
+            self._send_answer(admm.y_update(y.detach(), gradient, rho), y.detach(), step)
+        return _Answered(z, y.detach(), logits.detach(), loss.item(), rho)
+
+    def _plain_answer(self, y: Tensor, rows: slice) -> Tensor:
+        """What the losses without label information ask for."""
+        if self.loss.answer == "earlier":
+            return y if self._earlier is None else self._earlier[rows]
+        return torch.zeros_like(y) if self.loss.answer == "zero" else y
+
+    def _send_answer(self, answer: Tensor, y: Tensor, step: int) -> None:
+        self.send(self.wire.answer, answer)
+        if self.is_diagnosed(step):
+            self.send(self.wire.diagnosis, y)
 
     def _penalty(self, z: Tensor, y: Tensor, gradient: Tensor, step: int) -> float:
         """rho of this iteration; net1 hears of it whenever it may have changed."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class Role:
         self.batches, self.channel, self.device = batches, channel, device
         self.optimizer = Optimizer(self.part, settings, lr)
         self.loss = LOSSES[settings.loss]
+        self.micro_batches = split_batch(batches.batch_size, settings.num_micro_batches)
         self._numbers: Counter[str] = Counter()
         self._first = self._done = 0
 
@@ -44,7 +46,6 @@ class Role:
         for turn in self._turns(start):
             self.channel.report(step=turn.step)
             self.part.train()
-            set_iteration(self.part, self.settings.seed, turn.step)
             record = self._iteration(turn)
             self._done = turn.step + 1
             yield {"step": turn.step, "epoch": self.batches.epoch(turn.step + 1),
@@ -80,7 +81,8 @@ class Role:
         """Take over what `state_dict` gave, before the first message."""
         self.part.load_state_dict(state["part"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._first = self._done = state["done"]
+        self._done = state["done"]
+        self._first = self._done * len(self.micro_batches)
 
     def facts(self) -> Record:
         """Nothing, unless a role has something to say."""
@@ -99,13 +101,20 @@ class Role:
     def recv(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Receive an activation in the precision of the weights, on this role's device."""
         message = self.channel.recv(name, self.number(name), shape, self._message_dtype)
-        return self.tensor(message)
+        # The next message of the channel comes into the same memory.
+        return self.tensor(message.clone() if len(self.micro_batches) > 1 else message)
+
+    def expect(self, step: int, rows: slice) -> None:
+        """Before a forward pass: which samples of which batch come."""
+        set_iteration(self.part, self.settings.seed, step,
+                      rows if len(self.micro_batches) > 1 else None)
 
     def number(self, name: str) -> int:
         """The number of the next message of a channel, counted from the first iteration here.
 
         Both ends call this in the same order, so a message that one of them skipped or repeated
-        cannot pass for another.  Activations of training bear the number of their iteration.
+        cannot pass for another.  Activations of training bear the number of their micro-batch,
+        which without a pipeline is that of the iteration.
         """
         self._numbers[name] += 1
         return self._first + self._numbers[name] - 1
@@ -125,6 +134,16 @@ class Role:
             return False
         return step == 0 or (self.settings.rho_growth != 1
                              and step % self.batches.steps_per_epoch == 0)
+
+
+def split_batch(batch_size: int, parts: int) -> list[slice]:
+    """The rows of each of `parts` micro-batches, whose sizes differ by one at most.
+
+    >>> split_batch(10, 4)
+    [slice(0, 2, None), slice(2, 5, None), slice(5, 7, None), slice(7, 10, None)]
+    """
+    ends = [number * batch_size // parts for number in range(parts + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
 
 
 def dead_units(key: str, layers: nn.Sequential, activation: Tensor) -> Record:

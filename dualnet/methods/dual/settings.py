@@ -43,7 +43,7 @@ LOSSES = {
     "misaligned": Loss("earlier", lr_net1=_EUCLIDEAN),
     "no_loss_weight": Loss("y", weight=0.0, lr_net1=_EUCLIDEAN),
 }
-SCHEDULE_NAMES = ("lockstep", "alternating")
+SCHEDULE_NAMES = ("lockstep", "pipelined", "alternating")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,11 @@ class DualConfig(TrainConfig):
     denominator: str = flag("constant", "denominator of the normalised losses: a constant in the"
                             " gradient, differentiated exactly, or the target's norm",
                             choices=("constant", "exact", "target"), group="dual net")
-    schedule: str = flag("lockstep", "whose weights move when: both in every iteration, or in"
-                         " turns", choices=SCHEDULE_NAMES, group="dual net")
+    schedule: str = flag("lockstep", "who works when: both in every iteration; the same in"
+                         " micro-batches, at the same time; updates in turns",
+                         choices=SCHEDULE_NAMES, group="dual net")
+    micro_batches: int = flag(4, "parts of a batch, with --schedule pipelined", minimum=1,
+                              group="dual net")
     net1_steps: int = flag(50, "iterations of a turn of net1, with --schedule alternating",
                            minimum=1, group="dual net")
     net2_steps: int = flag(150, "iterations of a turn of net2, with --schedule alternating",
@@ -86,6 +89,12 @@ class DualConfig(TrainConfig):
                           choices=("error", "warn", "allow"), group="dual net")
     window: int = flag(2, "messages in flight per channel", minimum=1, local=True,
                        group="exchange")
+    transport: str = flag("auto", "how messages cross: a renamed file each, or memory that both"
+                          " processes map (one host, local file system); auto: mapped where"
+                          " possible", choices=("auto", "rename", "mapped"), local=True,
+                          group="exchange")
+    checksum: bool = flag(False, "a crc32 for mapped messages, too; files always have one",
+                          local=True, group="exchange")
     fsync: str = flag("auto", "fsync each message; auto: on network file systems",
                       choices=("auto", "never", "always"), local=True, group="exchange")
     handshake_timeout: float = flag(600.0, "seconds to wait for the other role to start",
@@ -95,6 +104,9 @@ class DualConfig(TrainConfig):
                                       " 300", minimum=0, local=True, group="exchange")
     progress_timeout: float = flag(1800.0, "seconds the other role may stay in one iteration",
                                    minimum=0, local=True, group="exchange")
+
+    storage_timeout: float = flag(60.0, "seconds to try again while the disk is full or fails",
+                                  minimum=0, local=True, group="exchange")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,6 +120,15 @@ class DualConfig(TrainConfig):
                             f" out, found {self.lr_net1:g}")
         if self.dual == "sample":
             self._check_dual()
+
+        if self.num_micro_batches > self.batch_size:
+            raise UserError(f"--micro-batches must be at most --batch-size {self.batch_size}, found"
+                            f" {self.micro_batches}")
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Parts of a batch that are on their way at the same time; 1 without a pipeline."""
+        return self.micro_batches if self.schedule == "pipelined" else 1
 
     def _check_dual(self) -> None:
         if self.loss != "admm" or self.resolved_tie():

@@ -1,5 +1,6 @@
 """What crosses between the two roles: names and shapes of the messages."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -57,6 +58,13 @@ class Wire:
         forward = (self.activation, self.test_activation, self.test_compared)
         backward = (self.answer, self.diagnosis, self.penalty)
         return {**dict.fromkeys(forward, (NET1, NET2)), **dict.fromkeys(backward, (NET2, NET1))}
+
+    def message_bytes(self, batch_size: int, itemsize: int) -> dict[str, int]:
+        """Channel name -> bytes of its largest message, for activations of `itemsize` bytes."""
+        z, x = (batch_size * math.prod(shape) * itemsize
+                for shape in (self.boundary_shape, self.compared_shape))
+        return {self.activation: z, self.test_activation: z, self.answer: x, self.diagnosis: x,
+                self.test_compared: x}
 
 
 def _channel(name: str) -> str:
