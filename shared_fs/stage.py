@@ -34,6 +34,9 @@ def update_stage(storage: Storage, profile: Profile, role: str, **stage: Any) ->
     Read, change and write happen under the stage lock.  False, with a warning, if the lock was
     not free within a second or the disk refused: the run goes on without.
     """
+    if not storage.is_in_place():  # the lock, unlike all else, is found by its path
+        log.warning("%s: moved or replaced; stage.json stays as is", storage.root)
+        return False
     try:
         with stage_lock(storage, profile) as held:
             if held:

@@ -55,6 +55,14 @@ class SystemCalls:
             os.close(self._directory)
             self._directory = -1
 
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the folder that is held, and not to another one."""
+        try:
+            there = os.lstat(self.root)
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self._directory))
+
     def path(self, name: str) -> Path:
         """Where `name` is, for messages to people."""
         return self.root / name

@@ -423,6 +423,29 @@ def test_a_full_disk_does_not_stop_the_status(small_disk):
         assert first.result(60) is None
 
 
+def ping_in_phases(say, folder):
+    out = np.empty(256, np.float32)
+    with exchange(folder, "net1") as mine:
+        for sequence in range(20):
+            mine.report(step=sequence, phase=f"phase {sequence}")
+            mine.send("x", sequence, np.full(256, sequence, np.float32))
+            mine.recv("back", sequence, out)
+            if sequence == 5:
+                folder.rename(folder.with_name("moved"))
+                folder.symlink_to(folder.with_name("elsewhere"))
+
+
+@pytest.mark.fault(52, "the folder is renamed and a symbolic link put in its place")
+def test_a_run_stays_in_the_folder_that_it_opened(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    folder = tmp_path / "exchange"
+    with Role(ping_in_phases, folder) as first, Role(pong, folder, 20) as second:
+        assert second.hear(60) == "open"
+        assert [first.result(60), second.result(60)] == [None, None]
+    assert os.listdir(tmp_path / "elsewhere") == []
+    assert "stage.json" in os.listdir(tmp_path / "moved")
+
+
 @pytest.mark.fault(25, "garbage in g00000001 before any run")
 def test_files_in_the_place_of_a_generation_are_never_read(tmp_path):
     folder = tmp_path / "exchange"

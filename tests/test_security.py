@@ -26,6 +26,7 @@ from shared_fs import (
     StorageError,
     WaitTimeout,
     membership,
+    message,
     process,
     records,
 )
@@ -254,6 +255,27 @@ def receive(say, folder, umask, profile):
         mine.recv("x", 0, np.empty(5))
         say("received")
         threading.Event().wait(60)
+
+
+@pytest.mark.fault(47, "a sparse file whose header and size are of 2 GB; resident memory measured")
+@pytest.mark.security(3, "a sparse file of 2 GB, resident memory measured")
+def test_a_huge_message_is_refused_without_a_byte_of_memory(tmp_path):
+    path, out = tmp_path / "huge.npy", np.zeros(8, np.float32)
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": (500_000_000,)})
+        file.truncate(2_000_000_000 + 128 + 104)
+    identity = message.Identity("ab" * 16, 1, "x", 0, "cd" * 16)
+    storage = Storage(tmp_path)
+    before = resident_kb()
+    for _ in range(50):
+        with storage.open_checked("huge.npy") as file, pytest.raises(InvalidMessage):
+            message.decode(file, out, identity)
+    assert resident_kb() - before < 4000
+
+
+def resident_kb():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4
 
 
 @pytest.mark.security(7, "the README is read")
