@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dualnet import machine, nets
 from dualnet.channel import FileChannel
 from dualnet.cut import Part
 from dualnet.methods.dual.build import build_parts, build_role, describe_wire
+from dualnet.methods.dual.formats import message_bytes
 from dualnet.methods.dual.role import Role
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import NET1, NET2, ROLES
@@ -82,8 +81,9 @@ class RoleSession:
             checksum=settings.checksum, fsync=settings.fsync,  # type: ignore[arg-type]
             nonfinite=settings.nonfinite,  # type: ignore[arg-type]
             home=self._run.home(self._name), held=self._checkpoints.held,
-            message_bytes=self._wire.message_bytes(
-                settings.batch_size, getattr(torch, settings.message_dtype).itemsize),
+            message_bytes={
+                channel: message_bytes((settings.batch_size, *shape), settings.message_dtype)
+                for channel, shape in self._wire.shapes().items()},
             storage_timeout_s=settings.storage_timeout,
             handshake_timeout_s=settings.handshake_timeout, peer_timeout_s=settings.peer_timeout,
             progress_timeout_s=settings.progress_timeout)

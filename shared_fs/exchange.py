@@ -57,7 +57,7 @@ class Exchange:
         roles: tuple[str, ...] | None = None,
         agreement: Mapping[str, Any] | None = None,
         window: int = 2,
-        transport: Literal["auto", "rename", "mapped"] = "rename",
+        transport: Literal["auto", "rename", "mapped"] = "auto",
         checksum: bool = False,
         fsync: Literal["auto", "never", "always"] = "auto",
         nonfinite: Literal["error", "warn", "allow"] = "error",

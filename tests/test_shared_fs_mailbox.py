@@ -21,7 +21,8 @@ DTYPES = (np.float32, np.float16, np.int64, np.uint8)
 
 
 def exchange(folder, role, **options):
-    return Exchange(folder, role, channels=CHANNELS, **{"handshake_timeout_s": 30, **options})
+    options = {"handshake_timeout_s": 30, "transport": "rename", **options}
+    return Exchange(folder, role, channels=CHANNELS, **options)
 
 
 def drawn(seed, count):

@@ -1,9 +1,11 @@
 """net1: conv1..pool2 and its own conv3, pulled towards what net2 answers."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from dualnet import losses
 from dualnet.methods.dual import admm
@@ -18,16 +20,20 @@ class Net1(Role):
     """Sends z, computes x = conv3(z) while net2 works, and steps towards the answer.
 
     With a pipeline all micro-batches are on their way before the first answer is awaited; their
-    gradients add up to one update.
+    gradients add up to one update.  With schedule `async` the next batch is on its way, too, made
+    by weights that lack the update which this answer will bring: staleness 1, in conv1..pool2 only,
+    as x = conv3(z) is computed when its answer is there.
     """
 
     name = NET1
+    _ahead: Sequence[Tensor] = ()
     _rho = 1.0
     _duals: Tensor | None = None
 
     def _iteration(self, turn: Turn) -> Record:
         step = turn.step
-        fronts = self._fronts(step)
+        fronts = self._ahead or self._fronts(step)
+        self._ahead = self._fronts(step + 1) if self._runs_ahead(step) else ()
         rho = self._receive_rho() if self.is_rho_due(step) else self._rho
         self.optimizer.zero_grad()
         loss, xs, ys = 0.0, [], []
@@ -57,10 +63,24 @@ class Net1(Role):
         fronts = []
         for rows in self.micro_batches:
             self.expect(step, rows)
-            z = self.part(images[rows])
+            z = self._front(images[rows])
             self.send(self.wire.activation, z)
             fronts.append(z)
         return fronts
+
+    def _front(self, images: Tensor) -> Tensor:
+        if self.settings.schedule != "async":
+            return cast(Tensor, self.part(images))
+        # Copies, since an update will change the weights in place before the backward pass.
+        weights = {name: weight.clone() for name, weight in self.part.named_parameters()}
+        return cast(Tensor, functional_call(self.part, weights, (images,)))
+
+    def _runs_ahead(self, step: int) -> bool:
+        """Whether the next batch leaves before this one is answered: not across a checkpoint, so
+        that a resumed run is the same, and not across a test."""
+        settings = self.settings
+        return (settings.schedule == "async" and not settings.is_saved(step)
+                and not settings.is_evaluated(step))
 
     def _receive_rho(self) -> float:
         number = self.number(self.wire.penalty)

@@ -13,6 +13,7 @@ from dualnet import losses
 from dualnet.channel import Channel
 from dualnet.cut import Part
 from dualnet.data.batches import Batches
+from dualnet.methods.dual.formats import message_dtype, message_shape, pack, unpack
 from dualnet.methods.dual.settings import LOSSES, DualConfig
 from dualnet.methods.dual.wire import Wire
 from dualnet.methods.protocol import Record
@@ -96,13 +97,15 @@ class Role:
 
     def send(self, name: str, tensor: Tensor) -> None:
         """Send an activation in the number format of the messages."""
-        self.channel.send(name, self.number(name), tensor.detach().to(self._message_dtype))
+        self.channel.send(name, self.number(name), pack(tensor.detach(), self._format))
 
     def recv(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Receive an activation in the precision of the weights, on this role's device."""
-        message = self.channel.recv(name, self.number(name), shape, self._message_dtype)
-        # The next message of the channel comes into the same memory.
-        return self.tensor(message.clone() if len(self.micro_batches) > 1 else message)
+        message = self.channel.recv(name, self.number(name), message_shape(shape, self._format),
+                                    message_dtype(self._format))
+        if len(self.micro_batches) > 1:     # the next of them comes into the same memory
+            message = message.clone()
+        return self.tensor(unpack(message.to(self.device), shape, self._format))
 
     def expect(self, step: int, rows: slice) -> None:
         """Before a forward pass: which samples of which batch come."""
@@ -120,9 +123,8 @@ class Role:
         return self._first + self._numbers[name] - 1
 
     @property
-    def _message_dtype(self) -> torch.dtype:
-        dtype: torch.dtype = getattr(torch, self.settings.message_dtype)
-        return dtype
+    def _format(self) -> str:
+        return self.settings.message_dtype
 
     def is_diagnosed(self, step: int) -> bool:
         """Whether y itself crosses in iteration `step`: on logged steps, or for the dual."""

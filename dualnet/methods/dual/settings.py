@@ -43,7 +43,7 @@ LOSSES = {
     "misaligned": Loss("earlier", lr_net1=_EUCLIDEAN),
     "no_loss_weight": Loss("y", weight=0.0, lr_net1=_EUCLIDEAN),
 }
-SCHEDULE_NAMES = ("lockstep", "pipelined", "alternating")
+SCHEDULE_NAMES = ("lockstep", "pipelined", "async", "alternating")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,9 @@ class DualConfig(TrainConfig):
     denominator: str = flag("constant", "denominator of the normalised losses: a constant in the"
                             " gradient, differentiated exactly, or the target's norm",
                             choices=("constant", "exact", "target"), group="dual net")
-    schedule: str = flag("lockstep", "who works when: both in every iteration; the same in"
-                         " micro-batches, at the same time; updates in turns",
+    schedule: str = flag("lockstep", "who works when: one after the other; the same in"
+                         " micro-batches, at the same time; net1 one batch ahead, with weights"
+                         " that lack an update; updates in turns",
                          choices=SCHEDULE_NAMES, group="dual net")
     micro_batches: int = flag(4, "parts of a batch, with --schedule pipelined", minimum=1,
                               group="dual net")
@@ -83,8 +84,9 @@ class DualConfig(TrainConfig):
     dual: str = flag("none", "scaled dual variable of admm: none, or one per training sample"
                      " (untied, without augmentation; memory: a copy of the activation per"
                      " image)", choices=("none", "sample"), group="dual net")
-    message_dtype: str = flag("float32", "number format of the messages",
-                              choices=("float16", "float32", "float64"), group="dual net")
+    message_dtype: str = flag("float32", "number format of the messages; int8 has a scale per"
+                              " sample", choices=("int8", "bfloat16", "float16", "float32",
+                                                  "float64"), group="dual net")
     nonfinite: str = flag("error", "what a message with nan or inf does",
                           choices=("error", "warn", "allow"), group="dual net")
     window: int = flag(2, "messages in flight per channel", minimum=1, local=True,

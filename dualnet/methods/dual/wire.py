@@ -1,6 +1,5 @@
 """What crosses between the two roles: names and shapes of the messages."""
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -59,12 +58,11 @@ class Wire:
         backward = (self.answer, self.diagnosis, self.penalty)
         return {**dict.fromkeys(forward, (NET1, NET2)), **dict.fromkeys(backward, (NET2, NET1))}
 
-    def message_bytes(self, batch_size: int, itemsize: int) -> dict[str, int]:
-        """Channel name -> bytes of its largest message, for activations of `itemsize` bytes."""
-        z, x = (batch_size * math.prod(shape) * itemsize
-                for shape in (self.boundary_shape, self.compared_shape))
-        return {self.activation: z, self.test_activation: z, self.answer: x, self.diagnosis: x,
-                self.test_compared: x}
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Channel name -> shape of one sample, of the channels that carry activations."""
+        return {**dict.fromkeys((self.activation, self.test_activation), self.boundary_shape),
+                **dict.fromkeys((self.answer, self.diagnosis, self.test_compared),
+                                self.compared_shape)}
 
 
 def _channel(name: str) -> str:
