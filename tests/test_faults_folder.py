@@ -20,7 +20,9 @@ CHANNELS = {"x": ("net1", "net2"), "back": ("net2", "net1")}
 
 
 def exchange(folder, role, **options):
-    return Exchange(folder, role, channels=CHANNELS, **{"handshake_timeout_s": 60, **options})
+    """With messages in files, unless told otherwise: those are what the disk can fail."""
+    options = {"handshake_timeout_s": 60, "transport": "rename", **options}
+    return Exchange(folder, role, channels=CHANNELS, **options)
 
 
 def ping(say, folder, count, storage=None, **options):

@@ -62,8 +62,9 @@ class DyingStorage(Storage):
         self._maybe("link", "after", target)
 
 
-def train_and_die(say, folder, role, *moment):
-    return train(say, folder, role, storage=DyingStorage(folder, *moment))
+def train_and_die(say, folder, role, transport, *moment):
+    storage = DyingStorage(folder, *moment)
+    return train(say, folder, role, storage=storage, transport=transport)
 
 
 def train_and_die_before_the_checkpoint(say, folder, role, step):
@@ -75,6 +76,10 @@ def train_and_die_before_the_checkpoint(say, folder, role, step):
 
     restart.Home = DyingHome
     return train(say, folder, role)
+
+
+def train_by(say, folder, role, transport):
+    return train(say, folder, role, transport=transport)
 
 
 def final_states():
@@ -102,12 +107,12 @@ def died(role, signal_number=signal.SIGKILL):
     return role.process.exitcode == -signal_number
 
 
-def outlive(folder, victim, dying):
+def outlive(folder, victim, dying, transport="auto"):
     """Start the victim's replacement after its death; the starts of all, once all have ended."""
     other = {"net1": "net2", "net2": "net1"}[victim]
-    with Role(train, folder, other) as survivor, dying:
+    with Role(train_by, folder, other, transport) as survivor, dying:
         assert died(dying)
-        with Role(train, folder, victim) as again:
+        with Role(train_by, folder, victim, transport) as again:
             ends = {victim: starts_and_result(again), other: starts_and_result(survivor)}
     assert {role: end for role, (_, end) in ends.items()} == final_states()
     assert list(folder.glob("g0*")) == []
@@ -116,15 +121,21 @@ def outlive(folder, victim, dying):
 
 
 def moments(victim):
+    """Transport and system call of each moment at which a role is killed."""
     sent, got = {"net1": ("down", "up"), "net2": ("up", "down")}[victim]
     message, read = rf"{sent}-0{{10}}12\.npy", rf"{got}-0{{10}}12\.npy$"
+    announce, acknowledge = rf'"published": {{"{sent}": 12}}', rf'"consumed": {{"{got}": 12}}'
     return {
-        "writing": ("write", message, "within"),
-        "before the rename": ("replace", message, "before"),
-        "after the rename": ("replace", message + "$", "after"),
-        "after the announcement": ("pwrite", rf'"published": {{"{sent}": 12}}', "after"),
-        "after reading": ("close", read, "after"),
-        "after the acknowledgement": ("pwrite", rf'"consumed": {{"{got}": 12}}', "after"),
+        "writing": ("rename", "write", message, "within"),
+        "before the rename": ("rename", "replace", message, "before"),
+        "after the rename": ("rename", "replace", message + "$", "after"),
+        "after the announcement": ("rename", "pwrite", announce, "after"),
+        "after reading": ("rename", "close", read, "after"),
+        "after the acknowledgement": ("rename", "pwrite", acknowledge, "after"),
+        "mapped, before the announcement": ("mapped", "pwrite", announce, "before"),
+        "mapped, after the announcement": ("mapped", "pwrite", announce, "after"),
+        "mapped, after reading": ("mapped", "pwrite", acknowledge, "before"),
+        "mapped, after the acknowledgement": ("mapped", "pwrite", acknowledge, "after"),
     }
 
 
@@ -132,13 +143,15 @@ def moments(victim):
 @pytest.mark.parametrize("moment", moments("net1"))
 @pytest.mark.fault(1, "Storage.write kills its process half-way")
 @pytest.mark.fault(2, "Storage.replace kills its process before the rename")
-@pytest.mark.fault(3, "Storage.replace kills its process after the rename")
+@pytest.mark.fault(3, "Storage.replace kills its process after the rename; pwrite, before the "
+                      "announcement of a mapped message")
 @pytest.mark.fault(4, "Storage.pwrite kills its process after the announcement")
 @pytest.mark.fault(5, "Storage.close kills its process after reading; pwrite after acknowledging")
 def test_a_role_killed_in_the_exchange_of_a_message_changes_nothing(tmp_path, victim, moment):
     folder = tmp_path / "exchange"
-    dying = Role(train_and_die, folder, victim, *moments(victim)[moment])
-    mine, theirs = outlive(folder, victim, dying)
+    transport, *call = moments(victim)[moment]
+    dying = Role(train_and_die, folder, victim, transport, *call)
+    mine, theirs = outlive(folder, victim, dying, transport)
     # Killed in step 12: both go on from the checkpoint after 10 steps, of generation 1.
     assert mine == [(2, 1, 10)]
     assert theirs == [(1, 0, 0), (2, 1, 10)]
@@ -154,7 +167,8 @@ def test_a_step_without_its_checkpoint_is_done_again_once(tmp_path):
 @pytest.mark.fault(8, "Storage.pwrite kills its process before it says which checkpoints it holds")
 def test_a_checkpoint_that_was_not_announced_yet_is_offered_from_the_disk(tmp_path):
     folder = tmp_path / "exchange"
-    dying = Role(train_and_die, folder, "net1", "pwrite", r'"held": \[.*\[1, 15\]\]', "before")
+    moment = ("pwrite", r'"held": \[.*\[1, 15\]\]', "before")
+    dying = Role(train_and_die, folder, "net1", "auto", *moment)
     assert outlive(folder, "net1", dying) == ([(2, 1, 15)], [(1, 0, 0), (2, 1, 15)])
 
 
@@ -167,7 +181,7 @@ def test_a_checkpoint_that_was_not_announced_yet_is_offered_from_the_disk(tmp_pa
 @pytest.mark.fault(10, "Storage.link kills the leader after it, open the follower before it")
 def test_a_generation_that_not_all_adopted_is_never_begun(tmp_path, victim, moment):
     folder = tmp_path / "exchange"
-    mine, theirs = outlive(folder, victim, Role(train_and_die, folder, victim, *moment))
+    mine, theirs = outlive(folder, victim, Role(train_and_die, folder, victim, "auto", *moment))
     assert mine == [(2, 0, 0)]
     # The leader may have begun generation 1 before it saw that the follower was gone.
     assert theirs in ([(2, 0, 0)], [(1, 0, 0), (2, 0, 0)])
@@ -181,7 +195,7 @@ def test_a_leader_killed_again_as_it_commits_the_restart(tmp_path):
     with Role(train, folder, "net2") as survivor:
         for moment in (("pwrite", '"published": {"down": 12}', "after"),
                        ("link", r"gen/00000002\.json", "after")):
-            with Role(train_and_die, folder, "net1", *moment) as dying:
+            with Role(train_and_die, folder, "net1", "auto", *moment) as dying:
                 assert died(dying)
         with Role(train, folder, "net1") as again:
             ends = [starts_and_result(again), starts_and_result(survivor)]
@@ -202,25 +216,27 @@ def wait_until_stopped(role):
 
 
 @pytest.mark.parametrize(
-    "moment",
-    [("replace", r"down-0{10}12\.npy$", "before"),
-     ("pwrite", r'"published": {"down": 12}', "before")],
-    ids=["before a rename", "before an announcement"],
+    ("transport", "moment"),
+    [("rename", ("replace", r"down-0{10}12\.npy$", "before")),
+     ("mapped", ("pwrite", r'"published": {"down": 12}', "before"))],
+    ids=["before a rename", "mapped, before an announcement"],
 )
 @pytest.mark.fault(15, "Storage stops its process; lock file removed, replacement, SIGCONT")
-def test_a_role_stopped_for_too_long_finds_its_successor_and_changes_nothing(tmp_path, moment):
+def test_a_role_stopped_for_too_long_finds_its_successor_and_changes_nothing(
+    tmp_path, transport, moment
+):
     folder = tmp_path / "exchange"
-    with Role(train_and_die, folder, "net1", *moment, signal.SIGSTOP) as zombie:
-        with Role(train_impatiently, folder, "net2") as survivor:
+    with Role(train_and_die, folder, "net1", transport, *moment, signal.SIGSTOP) as zombie:
+        with Role(train_impatiently, folder, "net2", transport) as survivor:
             wait_until_stopped(zombie)
             survivor.hear()  # its pid
             assert survivor.hear() == ("start", 1, 0, 0)
             assert "no sign of life for 3 s" in str(survivor.error(60))
         (folder / "roles" / "net1.lock").unlink()  # or another process of the role is refused
-        halt = ("replace", r"down-0{10}20\.npy$", "before", signal.SIGSTOP)
+        halt = (transport, "pwrite", r'"published": {"down": 20}', "before", signal.SIGSTOP)
         with (
             Role(train_and_die, folder, "net1", *halt) as mine,
-            Role(train, folder, "net2") as peer,
+            Role(train_by, folder, "net2", transport) as peer,
         ):
             wait_until_stopped(mine)  # in the middle of generation 2
             os.kill(zombie.pid, signal.SIGCONT)
@@ -233,8 +249,8 @@ def test_a_role_stopped_for_too_long_finds_its_successor_and_changes_nothing(tmp
     assert [starts for starts, _ in ends] == [[(2, 1, 10)]] * 2
 
 
-def train_impatiently(say, folder, role):
+def train_impatiently(say, folder, role, transport):
     try:
-        return train(say, folder, role, peer_timeout_s=3)
+        return train(say, folder, role, transport=transport, peer_timeout_s=3)
     except PeerLost as lost:
         raise RuntimeError(str(lost)) from lost
