@@ -75,7 +75,7 @@ class RoleSession:
         settings = self._settings
         return Exchange(
             folder, self._name, channels=self._wire.channels(), roles=ROLES,
-            agreement={**settings.agreed(), "images": self._dataset.fingerprint()},
+            agreement={**settings.agreement(), "images": self._dataset.fingerprint()},
             window=max(settings.window, settings.num_micro_batches),
             transport=settings.transport,  # type: ignore[arg-type]
             checksum=settings.checksum, fsync=settings.fsync,  # type: ignore[arg-type]

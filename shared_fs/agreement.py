@@ -1,7 +1,7 @@
 """What must be equal on all sides, checked before any file is touched."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from .peer_text import parse_object
@@ -9,6 +9,7 @@ from .records import HELLO_LIMIT, canonical
 
 _NAME = re.compile(r"[a-z0-9_]{1,32}")
 _HOME = re.compile(r"[0-9a-f]{32}")
+OPTIONAL = "optional"  # settings below this key count only between roles that both have them
 MOST_CHANNELS = 16  # their numbers must fit into a status block
 
 
@@ -60,7 +61,10 @@ def full_agreement(
     Raises ValueError for settings that are not JSON-able, too long, or named like one of those.
     """
     own: dict[str, Any] = {"roles": roles, "channels": channels, **policies}
-    taken = sorted(settings.keys() & {*own, "protocol"})
+    optional = settings.get(OPTIONAL, {})
+    if not isinstance(optional, Mapping) or optional.keys() & settings.keys():
+        raise ValueError(f"agreement[{OPTIONAL!r}] must hold settings that stand nowhere else")
+    taken = sorted({*settings, *optional} & {*own, "protocol"})
     if taken:
         raise ValueError(f"agreement must not name {taken}: they are agreed upon anyway")
     try:
@@ -72,3 +76,21 @@ def full_agreement(
     if len(text) > HELLO_LIMIT // 2:
         raise ValueError(f"agreement of {len(text)} bytes, at most {HELLO_LIMIT // 2}")
     return agreement
+
+
+def comparable(
+    mine: Mapping[str, Any], peer: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both agreements with their optional settings among the others, but without those that only
+    one of the two has: another implementation of a role need not know them."""
+    optional = [side.get(OPTIONAL) for side in (mine, peer)]
+    first, second = (each if isinstance(each, dict) else {} for each in optional)
+    both = first.keys() & second.keys()
+    return _flat(mine, first, both), _flat(peer, second, both)
+
+
+def _flat(
+    agreement: Mapping[str, Any], optional: Mapping[str, Any], names: Set[str]
+) -> dict[str, Any]:
+    rest = {name: value for name, value in agreement.items() if name != OPTIONAL}
+    return {**rest, **{name: optional[name] for name in names}}

@@ -23,7 +23,8 @@ class Exchange:
 
     channels   name -> (sender, receiver)
     roles      all roles, the leader first; by default in order of appearance in `channels`
-    agreement  JSON-able settings that must be equal on all sides
+    agreement  JSON-able settings that must be equal on all sides; those under "optional" only
+               between roles that both have them
     window     messages per channel that may be unread before `send` waits
     transport  how messages cross: "rename", a file each; "mapped", memory that both processes map,
                on one host and a local file system only; "auto", mapped where that is possible

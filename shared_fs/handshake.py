@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import records
+from .agreement import comparable
 from .errors import HandshakeMismatch, RunOver
 from .lineage import newest_common
 from .peer_text import printable
@@ -61,9 +62,8 @@ def check_folder(storage: Storage, me: Hello) -> None:
             "clean this one if that run is over"
         )
     if newest.agreements.get(me.role) != me.agreement_sha256:
-        listed = _listed(
-            differences(me.agreement, run.get("agreement", {})), "this command", "the run here"
-        )
+        differing = differences(*comparable(me.agreement, run.get("agreement", {})))
+        listed = _listed(differing, "this command", "the run here") or "those of this role alone"
         raise HandshakeMismatch(
             f"{storage.root}: the run here was begun with other settings: {listed}; "
             "use its settings to go on, or another folder"
@@ -147,10 +147,10 @@ class Handshake:
         return self._adopt()
 
     def _judge(self, hello: Hello) -> None:
-        differing = differences(
+        differing = differences(*comparable(
             {"protocol": self._me.protocol, **self._me.agreement},
             {"protocol": hello.protocol, **hello.agreement},
-        )
+        ))
         if differing:
             mine, peer = self._me.role, hello.role
             raise HandshakeMismatch(

@@ -155,7 +155,7 @@ def _cells(tests, outcomes, reason):
         kind = "not run"
     cells = (
         "<br>".join(f"`{injection.test}`" for injection in tests),
-        "<br>".join(injection.how for injection in tests),
-        "<br>".join(text or kind for kind, text in found),
+        "<br>".join(injection.how.replace("|", "\\|") for injection in tests),
+        "<br>".join((text or kind).replace("|", "\\|") for kind, text in found),
     )
     return kind, cells

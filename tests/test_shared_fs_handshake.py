@@ -73,6 +73,27 @@ def test_a_disagreement_is_raised_on_both_sides_with_the_key_and_both_values(
     assert list((tmp_path / "gen").iterdir()) == []
 
 
+def test_optional_settings_count_between_roles_that_both_have_them(tmp_path):
+    mine = {"agreement": {"seed": 1, "optional": {"lr": 0.1, "solver": "torch"}}}
+    fresh = (tmp_path / name for name in "abc")
+    for other in ({"seed": 1}, {"seed": 1, "optional": {"lr": 0.1, "threads": 4}}):
+        roles = join_all(next(fresh), net1=mine, net2={"agreement": other})
+        assert [role.hear() for role in roles.values()] == ["open", "open"]
+    other = {"agreement": {"seed": 1, "optional": {"lr": 0.2, "threads": 4}}}
+    for role in join_all(next(fresh), net1=mine, net2=other).values():
+        text = str(role.error())
+        assert ": lr: " in text and "0.1" in text and "0.2" in text
+        assert "solver" not in text and "threads" not in text
+
+
+@pytest.mark.parametrize("agreement", [{"optional": 3}, {"lr": 1, "optional": {"lr": 1}},
+                                       {"optional": {"window": 1}}],
+                         ids=["no mapping", "named twice", "taken"])
+def test_optional_settings_must_be_settings_of_their_own(tmp_path, agreement):
+    with pytest.raises(ValueError, match="agreement"):
+        Exchange(tmp_path, "net1", channels=PAIR, agreement=agreement)
+
+
 def test_after_a_disagreement_the_same_folder_can_be_used(tmp_path):
     for role in join_all(tmp_path, net1={"window": 2}, net2={"window": 3}).values():
         role.error()

@@ -43,6 +43,11 @@ LOSSES = {
     "misaligned": Loss("earlier", lr_net1=_EUCLIDEAN),
     "no_loss_weight": Loss("y", weight=0.0, lr_net1=_EUCLIDEAN),
 }
+# What every implementation of a role must know to take part: which images, in which order, what
+# crosses and when.  All else is how one part is trained, and compared where both sides have it.
+COMMON = ("mean", "scale", "equalise", "bgr", "mirror", "crop", "iterations", "batch_size", "seed",
+          "log_every", "eval_every", "cut", "before_activation", "loss", "denominator", "schedule",
+          "net1_steps", "net2_steps", "message_dtype")
 SCHEDULE_NAMES = ("lockstep", "pipelined", "async", "alternating")
 
 
@@ -151,3 +156,9 @@ class DualConfig(TrainConfig):
             lr_net1 = self.lr if rates is None else rates[self.denominator]
         return self.replace(lr_net1=lr_net1 if LOSSES[self.loss].updates else None,
                             tie=self.resolved_tie())
+
+    def agreement(self) -> dict[str, Any]:
+        """What the roles compare before they start."""
+        agreed = self.agreed()
+        common = {name: agreed.pop(name) for name in COMMON}
+        return {**common, "optional": agreed}
