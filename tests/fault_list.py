@@ -1,7 +1,7 @@
 """What can go wrong between the processes of a run, and what must happen then.
 
 A test says which rows it injects: `@pytest.mark.fault(ROW, "how")`, `@pytest.mark.security(ROW,
-"how")`.  `pytest --fault-table results/faults.md` writes the table of a run; see fault_table.py.
+"how")`.  `pytest --fault-table=results/faults.md` writes the table of a run; see fault_table.py.
 """
 
 FAULTS = {

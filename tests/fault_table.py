@@ -1,4 +1,4 @@
-"""A pytest plugin: `pytest --fault-table PATH` writes what became of each row of the fault list."""
+"""A pytest plugin: `pytest --fault-table=PATH` writes what became of each row of the fault list."""
 
 import ast
 import datetime
