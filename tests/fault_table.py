@@ -41,7 +41,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if (path := config.getoption("fault_table")) is not None:
+    path = config.getoption("fault_table")
+    if path is not None and not config.option.collectonly:
         config.pluginmanager.register(FaultTable(path, config.invocation_params.args))
 
 
