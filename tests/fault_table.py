@@ -72,16 +72,28 @@ def injections(folder=Path(__file__).parent):
     """Every mark in the sources of the tests, whether it is run or not."""
     found = []
     for path in sorted(folder.glob("test_*.py")):
-        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(function, ast.FunctionDef):
-                continue
-            for node in (n for d in function.decorator_list for n in ast.walk(d)):
-                marker = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-                if marker.removeprefix("pytest.mark.") in LISTS:
-                    row, how = (ast.literal_eval(argument) for argument in node.args)
-                    marker = marker.removeprefix("pytest.mark.")
-                    found.append(Injection(marker, row, f"{path.name}::{function.name}", how))
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        named = {target.id: statement.value for statement in module.body
+                 if isinstance(statement, ast.Assign) for target in statement.targets
+                 if isinstance(target, ast.Name)}
+        for function in ast.walk(module):
+            if isinstance(function, ast.FunctionDef):
+                test = f"{path.name}::{function.name}"
+                found += [Injection(*mark, test, how) for *mark, how in _marks(function, named)]
     return found
+
+
+def _marks(function, named):
+    """Marker, row and text of the marks of a test, also of those that have a name in its module."""
+    for decorator in function.decorator_list:
+        if isinstance(decorator, ast.Name):
+            decorator = named.get(decorator.id, decorator)
+        for node in ast.walk(decorator):
+            marker = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            marker = marker.removeprefix("pytest.mark.")
+            if marker in LISTS:
+                row, how = (ast.literal_eval(argument) for argument in node.args)
+                yield marker, row, how
 
 
 def outcome_of(test, outcomes):

@@ -26,6 +26,22 @@ def test_every_row_has_a_test_or_a_reason_and_no_mark_is_of_another_row(marker):
     assert rows.keys() - tested - untested.keys() - expected == set()
 
 
+def test_marks_are_found_on_functions_on_cases_and_under_a_name(tmp_path):
+    (tmp_path / "test_x.py").write_text("""
+DISKS = pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.fault(29, "a " "disk"))])
+
+@DISKS
+@pytest.mark.security(4, "chown")
+def test_one(size): ...
+
+@pytest.mark.slow
+def test_two(): ...
+""")
+    found = {(i.marker, i.row, i.test, i.how) for i in injections(tmp_path)}
+    assert found == {("fault", 29, "test_x.py::test_one", "a disk"),
+                     ("security", 4, "test_x.py::test_one", "chown")}
+
+
 def test_a_row_fails_with_one_case_passes_with_some_and_says_why_it_was_skipped():
     outcomes = {"tests/test_a.py::test_x[1]": ("passed", ""),
                 "tests/test_a.py::test_x[2]": ("failed", ""),
