@@ -282,9 +282,9 @@ class ReplayingStorage(Storage):
 def test_messages_that_appear_again_are_ignored(tmp_path):
     folder = tmp_path / "exchange"
     replayed = both(folder, 8, (ReplayingStorage,), (ReplayingStorage,))
-    assert [len(names) for names in replayed] >= [5, 5]
+    assert min(len(names) for names in replayed) >= 5
     left = {str(path.relative_to(folder)) for path in folder.glob("g*/*/*")}
-    assert left == {*replayed[0], *replayed[1]}
+    assert left <= {*replayed[0], *replayed[1]}
 
 
 class CorruptingStorage(NamingStorage):
