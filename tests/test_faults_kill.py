@@ -231,7 +231,7 @@ def test_a_role_stopped_for_too_long_finds_its_successor_and_changes_nothing(
             wait_until_stopped(zombie)
             survivor.hear()  # its pid
             assert survivor.hear() == ("start", 1, 0, 0)
-            assert "no sign of life for 3 s" in str(survivor.error(60))
+            assert "no sign of life for 4 s" in str(survivor.error(60))
         (folder / "roles" / "net1.lock").unlink()  # or another process of the role is refused
         halt = (transport, "pwrite", r'"published": {"down": 20}', "before", signal.SIGSTOP)
         with (
@@ -251,6 +251,6 @@ def test_a_role_stopped_for_too_long_finds_its_successor_and_changes_nothing(
 
 def train_impatiently(say, folder, role, transport):
     try:
-        return train(say, folder, role, transport=transport, peer_timeout_s=3)
+        return train(say, folder, role, transport=transport, peer_timeout_s=4)
     except PeerLost as lost:
         raise RuntimeError(str(lost)) from lost
