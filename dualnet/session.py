@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dualnet import data, machine, nets
+from dualnet import data, machine
 from dualnet.checkpoints import Checkpoints, Spent
 from dualnet.config import TrainConfig, from_dict
 from dualnet.cut import join
@@ -21,6 +21,7 @@ from dualnet.data.batches import Batches, Preprocessing
 from dualnet.data.dataset import Dataset
 from dualnet.errors import Diverged
 from dualnet.evaluate import score
+from dualnet.from_prototxt import build_net
 from dualnet.methods.dual.build import build_parts
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import ROLES
@@ -40,7 +41,7 @@ def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
     name = Single.name
     device = machine.prepare(settings, name, (name,))
     dataset, batches = load_data(settings)
-    method = Single(settings, nets.build(settings.net, dataset.input_shape, dataset.num_classes),
+    method = Single(settings, build_net(settings, dataset.input_shape, dataset.num_classes),
                     batches, device)
     checkpoints = run.checkpoints(name, agreed_digest(settings, dataset), machine.versions())
     checkpoints.sweep()
@@ -120,7 +121,7 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
                          str(run.config_path))
     device = machine.prepare(settings, Single.name, (Single.name,))
     dataset, batches = load_data(settings)
-    net = nets.build(settings.net, dataset.input_shape, dataset.num_classes)
+    net = build_net(settings, dataset.input_shape, dataset.num_classes)
     accuracy = partial(_accuracy, batches=batches, device=device, settings=settings)
     if method == "single":
         net.load_state_dict(run.load_checkpoint(Single.name, settings.iterations)["net"])

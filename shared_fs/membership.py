@@ -154,7 +154,7 @@ class Membership:
         for name in ("roles", "hello", "gen", "status"):
             storage.make_folder(name)
         lock = RoleLock(storage, settings.role, self.profile)
-        lock.acquire(self._holder, self._holder_is_elsewhere)
+        lock.acquire(self._holder, self._holder_is_gone)
         self._lock = lock
         check_folder(storage, self._hello())
         remove_parts(storage, settings.role, leader=settings.leads)
@@ -180,9 +180,13 @@ class Membership:
             return "it has not said hello yet"
         return f"pid {hello.process.pid} on {printable(hello.process.host)}"
 
-    def _holder_is_elsewhere(self) -> bool:
+    def _holder_is_gone(self, pid: int | None) -> bool | None:
+        """Whether the process that holds my role has ended; None if it cannot be told from here."""
         hello = read_hello(self.storage, self._settings.role)
-        return hello is not None and hello.process.boot_id != this_process().boot_id
+        here = this_process()
+        if hello is None or hello.process.pid != pid or hello.process.boot_id != here.boot_id:
+            return None
+        return hello.process.has_exited(here)
 
     def _let_go(self) -> None:
         with ExitStack() as stack:

@@ -71,6 +71,11 @@ class Storage(BlockStorage):
         self.sync_folder(os.path.dirname(name))
         return created
 
+    def create_exclusive(self, name: str, data: bytes) -> bool:
+        """Put-if-absent by O_EXCL alone: True if this call created `name`, False if it existed."""
+        with self.explaining("create", name):
+            return self._create_exclusive(name, data)
+
     def read_small(self, name: str, limit: int) -> bytes | None:
         """The content of a small file, None if there is none.
 
@@ -145,12 +150,12 @@ class Storage(BlockStorage):
             self.remove(os.path.join(folder, name))
 
     def remove_folder(self, name: str) -> bool:
-        """Remove a folder if it is empty; False if it is not."""
+        """Remove a folder if it is empty; False if it is not, or if something is mounted on it."""
         try:
             with self.explaining("remove the folder", name):
                 self.rmdir(name)
         except StorageError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.EBUSY):
                 return False
             raise
         return True
@@ -248,7 +253,8 @@ class Storage(BlockStorage):
         except OSError as error:
             if error.errno not in _NO_LINK:
                 raise
-            return self._create_exclusive(part, name, data)
+            self.unlink(part)
+            return self._create_exclusive(name, data)
         self.unlink(part)
         return True
 
@@ -262,16 +268,30 @@ class Storage(BlockStorage):
         self.unlink(part)
         return won
 
-    def _create_exclusive(self, part: str, name: str, data: bytes) -> bool:
-        """Put-if-absent where hard links are refused; a reader may see it growing, hence parsed."""
-        self.unlink(part)
+    def _create_exclusive(self, name: str, data: bytes) -> bool:
+        """Put-if-absent without hard links; a reader may see it growing, hence parsed."""
         try:
             fd = self.open(name, _CREATE)
-        except FileExistsError:
-            return False
+        except OSError as error:
+            if self._exists_after(error, name):
+                return False
+            raise
         try:
             self._write_all(fd, memoryview(data))
             self.fsync(fd)
         finally:
             self.close(fd)
+        return True
+
+    def _exists_after(self, error: OSError, name: str) -> bool:
+        """Whether an exclusive creation failed because the name exists.
+
+        sshfs says EPERM for it where its client does not know the name yet.
+        """
+        if error.errno != errno.EPERM:
+            return error.errno == errno.EEXIST
+        try:
+            self.close(self.open(name, READ))
+        except OSError:
+            return False
         return True

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .errors import StorageError
 
+SHORTEST_SLEEP_S = 50e-6
 _NEXT_ACTION = {
     errno.ENOSPC: "free space there and start again",
     errno.EDQUOT: "raise the quota or free space there and start again",
@@ -135,6 +136,9 @@ class SystemCalls:
         finally:
             self.close(fd)
 
+    def lstat(self, name: str) -> os.stat_result:
+        return os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+
     def statvfs(self) -> os.statvfs_result:
         return os.fstatvfs(self._directory)
 
@@ -142,7 +146,8 @@ class SystemCalls:
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+        # The kernel makes at least 100 us of the shortest sleep; let others run, and look again.
+        time.sleep(seconds if seconds > SHORTEST_SLEEP_S else 0)
 
 
 def _open_folder(root: Path) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dualnet import __version__
 from dualnet.cli import (
     bench,
+    clean,
     compare,
     data,
     doctor,
@@ -45,7 +46,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"dualnet {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True,
                                      parser_class=Parser)
-    for command in (train, role, status, compare, plot, evaluate, data, doctor, bench):
+    for command in (train, role, status, clean, compare, plot, evaluate, data, doctor, bench):
         command.add(commands)
     return parser
 

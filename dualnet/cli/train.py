@@ -57,6 +57,15 @@ def resolve_data(settings: Any) -> Any:
     return settings.replace(data=name)
 
 
+def tell_notes(settings: TrainConfig) -> None:
+    """Say what Caffe's files ask for and dualnet does in another way."""
+    if settings.solver_prototxt:
+        from dualnet.from_prototxt import notes
+
+        for note in notes(settings):
+            print(note, file=sys.stderr)
+
+
 def run_of(arguments: argparse.Namespace, method: str, settings: TrainConfig) -> "Run":
     """The run folder that the flags or the settings name."""
     from dualnet.run import Run
@@ -73,6 +82,8 @@ def train_single(arguments: argparse.Namespace) -> int:
     """The command `train single`."""
     settings = resolve_data(settings_of(arguments, TrainConfig, "single"))
     run = run_of(arguments, "single", settings)
+    if not arguments.quiet:
+        tell_notes(settings)
     run_single(settings, run, overwrite=arguments.overwrite, quiet=arguments.quiet)
     report(run)
     return 0
@@ -96,6 +107,8 @@ def train_dual(arguments: argparse.Namespace) -> int:
     """The command `train dual`: trains, says how it went, draws the curves."""
     settings = resolve_data(settings_of(arguments, DualConfig, "dual").resolved())
     run = run_of(arguments, "dual", settings)
+    if not arguments.quiet:
+        tell_notes(settings)
     failure = run_dual(settings, run, arguments.exchange_dir or run.exchange,
                        overwrite=arguments.overwrite, quiet=arguments.quiet)
     if failure is not None:
