@@ -11,13 +11,14 @@ from . import records
 from .errors import StorageError
 from .handshake import Agreed
 from .lineage import Checkpoint, Start
-from .mailbox import Mailbox, Traffic
+from .mailbox import Mailbox
 from .peer import Peer
 from .process import this_process
 from .profile import Profile
 from .settings import Settings
 from .status import StatusReader, StatusWriter
 from .storage import Storage
+from .traffic import Traffic
 from .waiting import wait_for
 
 log = logging.getLogger("shared_fs")
@@ -77,6 +78,7 @@ class Part:
         """
 
         def all_done() -> bool | None:
+            self._status.check_heart()
             peers = self._polled()
             missing = [peer for peer in peers if peer.state not in ("done", "over")]
             if not missing or any(peer.state == "over" for peer in peers):
