@@ -61,8 +61,10 @@ ALLOWED = {
     "machine": {"devices"},
     "session": {"channel", "cut", "data", "evaluate", "machine", "methods", "nets", "run", "train",
                 "shared_fs"},
+    "reproduce": {"channel", "cut", "data", "losses", "machine", "methods", "nets", "reproduce",
+                  "run", "session", "train", "shared_fs"},
     "cli": {"cli", "bench", "compare", "data", "launcher", "machine", "methods", "panels", "plot",
-            "run", "session", "shared_fs"},
+            "reproduce", "run", "session", "shared_fs"},
     "__init__": set(), "__main__": {"cli"}, "bootstrap": set(),
 }
 
@@ -94,6 +96,7 @@ def test_shared_fs_knows_nothing_of_training():
 
 @pytest.mark.parametrize("module", ["dualnet.cli", "dualnet.compare", "dualnet.plot",
                                     "dualnet.run", "dualnet.data", "dualnet.nets",
+                                    "dualnet.reproduce.targets", "dualnet.reproduce.report",
                                     "dualnet.methods.dual.settings", "shared_fs"])
 def test_importing_does_not_pull_in_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
