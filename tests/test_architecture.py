@@ -49,7 +49,7 @@ def room(path: Path) -> str:
 ALLOWED = {
     # room: the rooms below it, besides the leaves; shared_fs where it may be used
     "config": set(), "errors": set(), "seeding": set(),
-    "caffe": set(), "schedules": set(), "losses": set(), "devices": set(),
+    "caffe": {"caffe"}, "schedules": set(), "losses": set(), "devices": set(),
     "data": {"data"}, "nets": {"nets", "caffe"}, "cut": set(),
     "optimizer": {"caffe", "schedules"}, "evaluate": {"data"}, "channel": {"shared_fs"},
     "methods": {"methods", "channel", "cut", "data", "evaluate", "losses", "nets", "optimizer",
@@ -59,6 +59,7 @@ ALLOWED = {
     "compare": {"run", "variants"}, "launcher": {"run"}, "train": {"methods", "run"},
     "bench": {"shared_fs"},
     "machine": {"devices"},
+    "reproduce": {"reproduce", "caffe", "cut", "losses", "nets", "optimizer"},
     "session": {"channel", "cut", "data", "evaluate", "machine", "methods", "nets", "run", "train",
                 "shared_fs"},
     "reproduce": {"channel", "cut", "data", "losses", "machine", "methods", "nets", "reproduce",

@@ -20,7 +20,7 @@ from dualnet.methods.dual.collapse import collapse_reason
 from dualnet.methods.dual.settings import LOSSES, DualConfig
 from dualnet.methods.single import Single
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / "golden" / "caffe"
 CPU = torch.device("cpu")
 
 

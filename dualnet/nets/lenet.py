@@ -24,7 +24,7 @@ def lenet(input_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels = input_shape[0]
     for number, width in enumerate(MAPS, start=1):
-        layers[f"conv{number}"] = Convolution(channels, width, 5, padding=0)
+        layers[f"conv{number}"] = Convolution(channels, width, 5, pad=0)
         layers[f"relu{number}"] = nn.ReLU()
         layers[f"pool{number}"] = max_pool(2, 2)
         channels = width
