@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from dualnet.cli import main
@@ -245,3 +246,38 @@ def test_again_adds_a_line_instead_of_replacing_one(tmp_path):
     lines = Ledger(tmp_path, "thesis-9.4").lines()
     assert [line["seed"] for line in lines] == [0] * 6      # the seed changes nothing here
     assert [line["variant"] for line in lines[:3]] == [line["variant"] for line in lines[3:]]
+
+
+# -- caffe-fidelity --------------------------------------------------------------------------------
+
+def golden_set(folder, factor=1.0):
+    """One case, by hand: a ReLU of four numbers and the gradient through it."""
+    x, dy = np.array([[-1.0, 2.0, -3.0, 4.0]]), np.array([[5.0, 6.0, 7.0, 8.0]])
+    folder.mkdir()
+    arrays = {"x": x, "dy": dy, "y": np.array([[0.0, 2.0, 0.0, 4.0 * factor]]),
+              "dx": np.array([[0.0, 6.0, 0.0, 8.0]])}
+    np.savez(folder / "relu.npz", **{f"basic__{name}": array.astype(np.float32)
+                                     for name, array in arrays.items()})
+    (folder / "cases.json").write_text(json.dumps({"relu": {"basic": {"keys": {
+        name: list(array.shape) for name, array in arrays.items()}}}}))
+    return folder
+
+
+def test_the_comparison_with_caffe_writes_its_table_and_names_what_differs(tmp_path, capsys):
+    words = ["reproduce", "caffe-fidelity", "--results", str(tmp_path), "--golden"]
+    assert main([*words, str(golden_set(tmp_path / "same"))]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("1 of 1 cases within tolerance") and not said.err
+    assert "| relu | basic |" in (tmp_path / "caffe-fidelity.md").read_text()
+    assert "(caffe-fidelity.md)" in render([], tmp_path)
+    assert main([*words, str(golden_set(tmp_path / "other", factor=1.01))]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("0 of 1 cases")
+    assert said.err == "differs from Caffe: relu basic, array y\n"
+
+
+@pytest.mark.parametrize(("words", "sentence"), [
+    ([], "needs --golden DIR"), (["--golden", "nowhere"], "nowhere is no folder")])
+def test_the_comparison_with_caffe_asks_for_its_arrays(words, sentence, capsys):
+    assert main(["reproduce", "caffe-fidelity", *words]) == 2
+    assert sentence in capsys.readouterr().err

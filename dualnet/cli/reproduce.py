@@ -150,7 +150,21 @@ def _report(results: Path) -> None:
 
 
 def _fidelity(arguments: argparse.Namespace) -> None:
-    raise UserError(f"{CAFFE_FIDELITY} is not built in yet")
+    """Compare with Caffe's arrays and write the table; no ledger, since nothing is trained."""
+    from dualnet.reproduce.fidelity import compare, write_table
+
+    if arguments.golden is None:
+        raise UserError(f"{CAFFE_FIDELITY} needs --golden DIR, the arrays that Caffe wrote")
+    if not arguments.golden.is_dir():
+        raise UserError(f"--golden {arguments.golden} is no folder; name one that is there")
+    found = compare(arguments.golden)
+    path = arguments.results / f"{CAFFE_FIDELITY}.md"
+    write_table(found, path)
+    for case in found:
+        if not case.passed:
+            _say(f"differs from Caffe: {case.file} {case.case}, array {case.worst.array}")
+    print(f"{sum(case.passed for case in found)} of {len(found)} cases within tolerance\n"
+          f"table: {path}")
 
 
 def _say(text: str) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from dualnet.reproduce.ledger import Ledger, Line
 from dualnet.reproduce.measure import command
 from dualnet.reproduce.target import SCALES, Published, Target, Variant, digest
+from dualnet.reproduce.targets import CAFFE_FIDELITY
 
+FIDELITY = f"{CAFFE_FIDELITY}.md"
 NOT_MEASURED = "not measured"
 HEADER = ("variant", "figure", "published", "ours", "spread", "n", "scale", "device", "date")
 INTRODUCTION = """\
@@ -23,8 +25,15 @@ iterations. Accuracies are of the test images, through conv3' where the net was 
 
 def render(targets: Iterable[Target], results: Path) -> str:
     """The report as Markdown.  Raises DataError if a ledger is damaged."""
-    return "\n".join([INTRODUCTION, *(_section(target, Ledger(results, target.name))
-                                      for target in targets)])
+    sections = [_section(target, Ledger(results, target.name)) for target in targets]
+    return "\n".join([INTRODUCTION, *sections, _fidelity(results / FIDELITY)])
+
+
+def _fidelity(path: Path) -> str:
+    """Where the table of the comparison with Caffe is."""
+    table = (f"[{path.name}]({path.name})" if path.exists() else
+             f"{NOT_MEASURED}; `dualnet reproduce {CAFFE_FIDELITY} --golden DIR`")
+    return f"## {CAFFE_FIDELITY}\n\nLayers, losses, solvers and nets against Caffe: {table}.\n"
 
 
 def _section(target: Target, ledger: Ledger) -> str:
