@@ -1,5 +1,6 @@
 """The ledger, the report, the targets and the command that joins them."""
 
+import dataclasses
 import json
 import re
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from dualnet.cli import main
-from dualnet.config import TrainConfig
+from dualnet.config import TrainConfig, flag
 from dualnet.errors import DataError
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.reproduce.ledger import KEYS, Key, Ledger
@@ -83,10 +84,17 @@ def test_the_newest_line_of_a_key_counts(tmp_path):
     assert {key: line["ours"] for key, line in ledger.latest().items()} == {key: 0.2}
 
 
+def grown(config, **defaults):
+    """`config` as it may be one day, with settings of which nobody knows yet."""
+    fields = [(name, type(value), flag(value, "new")) for name, value in defaults.items()]
+    return dataclasses.make_dataclass(config.__name__, fields, bases=(config,), frozen=True)
+
+
 def test_only_what_changes_the_result_and_is_not_the_default_names_a_measurement():
     same = digest(SETTINGS)
     assert digest(SETTINGS.replace(device="cpu", threads=3, data_dir="elsewhere")) == same
-    assert digest(SETTINGS.replace(lr=TrainConfig.lr)) == same
+    assert digest(grown(TrainConfig, new=7)(data="shapes", iterations=7)) == same
+    assert digest(grown(TrainConfig, new=7)(data="shapes", iterations=7, new=8)) != same
     others = [SETTINGS.replace(lr=0.5), SETTINGS.replace(seed=1),
               DualConfig(data="shapes", iterations=7)]
     assert len({same, *map(digest, others)}) == 4

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dualnet.channel import QueueChannel
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.reproduce.capacity import bisected, bytes_per_image, capacity
 from dualnet.reproduce.runner import (
@@ -19,6 +20,7 @@ from dualnet.reproduce.runner import (
     training,
 )
 from dualnet.run import Run
+from shared_fs import PeerLost
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -71,6 +73,15 @@ def test_a_loss_that_overflows_is_an_outcome_and_ends_both_roles(tmp_path):
     assert Run(tmp_path / "run").divergence()["step"] == outcome.figures["diverged_at"]
 
 
+def test_an_end_that_is_closed_ends_the_wait_of_the_other():
+    near, far = QueueChannel.pair(["z"], timeout_s=200)
+    near.send("z", 0, torch.ones(2))
+    near.close()
+    assert far.recv("z", 0, (2,), torch.float32).tolist() == [1, 1]     # what was sent arrives
+    with pytest.raises(PeerLost, match="message 1 on z will not come"):
+        far.recv("z", 1, (2,), torch.float32)
+
+
 def test_figures_are_of_the_first_iteration_and_the_last_line(tmp_path):
     settings = settings_for("frozen", iterations=5, log_every=2)
     trained = train_net(Job(settings, tmp_path / "run", 20))
@@ -91,7 +102,7 @@ def test_figures_are_of_the_first_iteration_and_the_last_line(tmp_path):
 def test_root_mean_square_by_hand():
     # (9 + 16) / 2 = 12.5; and squares of 1e-25, which float32 has no number for
     assert root_mean_square(torch.tensor([3.0, -4.0])) == pytest.approx(12.5 ** 0.5)
-    assert root_mean_square(torch.full((2, 2), 1e-25)) == pytest.approx(1e-25, rel=1e-6)
+    assert root_mean_square(torch.full((2, 2), 1e-25)) == pytest.approx(1e-25, rel=1e-6, abs=0)
 
 
 def test_a_thinned_curve_keeps_its_ends():

@@ -96,13 +96,11 @@ def bytes_per_image(forward: Forward, device: torch.device) -> float:
 def saved_bytes(forward: Forward, count: int, device: torch.device) -> int:
     """Bytes of all storages kept for the backward pass of `count` images, each counted once."""
     storages: dict[int, int] = {}
-    kept: list[Tensor] = []     # so that no storage is freed and its address used again
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
-        kept.append(tensor)
-        return tensor
+        return tensor       # the graph keeps it, so no address is used twice
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         forward(count, device)

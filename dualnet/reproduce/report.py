@@ -18,8 +18,10 @@ INTRODUCTION = """\
 Published figures of the papers, and the same measured with this program. Rendered by
 `dualnet reproduce --report` from the ledgers beside it (`*.jsonl`, one line per variant and seed);
 not written by hand. `ours` is the mean over n seeds, `spread` the sample standard deviation.
+Accuracies are of the test images, through conv3' where the net was cut. `loss1` is the loss of
+net1, `loss2` the classification loss, `rms_` the root mean square of an activation over a batch;
 `_first` is a figure of the first iteration, `_last` of the last line of metrics, `@N` after N
-iterations. Accuracies are of the test images, through conv3' where the net was cut.
+iterations. Costs are for cores that do nothing else.
 """
 
 

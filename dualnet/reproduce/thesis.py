@@ -59,7 +59,8 @@ def _dual(scale: str, name: str, loss: str, settings: Mapping[str, Any],
 
 
 def _caffe(value: float, iterations: int) -> Published:
-    return Published(value, f"real Caffe, {iterations} iterations")
+    return Published(value, "real Caffe, first iteration" if iterations == 1 else
+                     f"real Caffe, {iterations} iterations")
 
 
 def _said(text: str, section: str) -> Published:
@@ -273,28 +274,28 @@ def _mnist(scale: str, iterations: int) -> list[Variant]:
 TARGETS = (
     Target("thesis-9.1", f"{PAPER}, figure 9.1 (section 9.4)",
            "the default Euclidean loss: both losses, the norms that explain them, accuracy",
-           {"smoke": "20 s", "cpu": "14 min a seed", "gpu": "10 min a seed, estimated",
+           {"smoke": "20 s", "cpu": "4 min a seed", "gpu": "10 min a seed, estimated",
             "full": "10 min a seed on a GPU, estimated"}, _euclidean, NORMS),
     Target("thesis-9.2", f"{PAPER}, figure 9.2 (section 9.5.1)",
            "the missing loss_weight: net1's gradients are zero, net2 learns all the same",
-           {"smoke": "8 s", "cpu": "4 min a seed", "gpu": "3 min a seed, estimated",
+           {"smoke": "8 s", "cpu": "2 min a seed", "gpu": "3 min a seed, estimated",
             "full": "3 min a seed on a GPU, estimated"}, _missing_loss_weight,
            {**NORMS, "grad_norm_net1": "linear"}),
     Target("thesis-9.3", f"{PAPER}, figure 9.3 (section 9.5.2)",
            "the custom layer, its gradient by hand, gives the numbers of the built-in loss",
-           {"smoke": "6 s", "cpu": "2 min a seed", "gpu": "1 min a seed, estimated",
+           {"smoke": "6 s", "cpu": "1 min a seed", "gpu": "1 min a seed, estimated",
             "full": "1 min a seed on a GPU, estimated"}, _custom_layer, NORMS),
     Target("thesis-eq-9.3", f"{PAPER}, equation 9.3",
            "the loss divided by the norms of both copies: two denominators, two rates",
-           {"smoke": "12 s", "cpu": "4 min a seed", "gpu": "2 min a seed, estimated",
+           {"smoke": "12 s", "cpu": "2 min a seed", "gpu": "2 min a seed, estimated",
             "full": "2 min a seed on a GPU, estimated"}, _normalized_both, NORMS),
     Target("thesis-eq-9.4", f"{PAPER}, equation 9.4",
            "the loss divided by the norm of one copy: shrinks, then overflows at a high rate",
-           {"smoke": "16 s", "cpu": "5 min a seed", "gpu": "3 min a seed, estimated",
+           {"smoke": "16 s", "cpu": "2 min a seed", "gpu": "3 min a seed, estimated",
             "full": "3 min a seed on a GPU, estimated"}, _normalized, NORMS),
     Target("thesis-alternating", f"{PAPER}, section 9.6",
            "50 iterations of net1, then 150 of net2, in turns",
-           {"smoke": "16 s", "cpu": "7 min a seed", "gpu": "8 min a run, estimated",
+           {"smoke": "16 s", "cpu": "4 min a seed", "gpu": "8 min a run, estimated",
             "full": "8 min a run on a GPU, estimated"}, _alternating, NORMS),
     Target("thesis-9.4", f"{PAPER}, figure 9.4 (section 9.7.1)",
            "the largest batches of single net and dual net: bytes kept per image, and their ratio",
@@ -302,11 +303,11 @@ TARGETS = (
             "full": "2 min on a GPU of at least 6 GiB, estimated"}, _capacity, seeded=False),
     Target("thesis-learning-rate", f"{PAPER}, section 9.7.2",
            "a rate 100 times smaller, and which rates of net1 let net2 learn",
-           {"smoke": "20 s", "cpu": "8 min a seed", "gpu": "4 min a seed, estimated",
+           {"smoke": "20 s", "cpu": "3 min a seed", "gpu": "4 min a seed, estimated",
             "full": "4 min a seed on a GPU, estimated"}, _learning_rate, NORMS),
     Target("thesis-table", f"{PAPER}, finished version, table of accuracies",
            "single against dual over 120 epochs of CIFAR-10, with controls, and on MNIST",
-           {"smoke": "20 s", "cpu": "9 min a seed", "gpu": "8 min a run, estimated",
+           {"smoke": "20 s", "cpu": "3 min a seed", "gpu": "8 min a run, estimated",
             "full": "8 min a run on a GPU, estimated"}, _table, {"loss2": "linear",
                                                                  "rms_conv3": "log"}),
 )
