@@ -25,7 +25,7 @@ TITLES = {"loss1": "loss of net1", "loss2": "classification loss",
           "rms_conv3": "root mean square of conv3 (net1)", "rms_pool2": "root mean square of pool2",
           "rms_conv3p": "root mean square of conv3'", "grad_norm_net1": "norm of net1's gradients",
           "accuracy": "test accuracy", "ratio": "largest batch, dual net / single net",
-          "difference_loss1": "largest relative difference of net1's loss"}
+          "difference_loss1_5": "largest relative difference of net1's loss, five iterations"}
 
 
 def draw(target: Target, scale: str, lines: Sequence[Line], path: Path) -> None:
@@ -65,6 +65,8 @@ def _draw_values(axis: Axes, variants: Sequence[Variant], lines: Sequence[Line])
     axis.set_yticks(range(len(variants)), [variant.name for variant in variants], fontsize="small")
     axis.set_ylim(len(variants) - 0.4, -0.6)
     axis.grid(axis="x", alpha=0.3)
+    if variants[0].unit == "relative":
+        axis.set_xscale("log")
     axis.set_xlabel(TITLES.get(variants[0].figure, variants[0].figure), fontsize="small")
     axis.legend(handles=[Line2D([], [], marker="o", linestyle="", color="grey", label="ours"),
                          Line2D([], [], marker="D", linestyle="", color="black",
