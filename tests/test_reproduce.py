@@ -276,8 +276,8 @@ def test_the_comparison_with_caffe_writes_its_table_and_names_what_differs(tmp_p
     assert main([*words, str(golden_set(tmp_path / "same"))]) == 0
     said = capsys.readouterr()
     assert said.out.startswith("1 of 1 cases within tolerance") and not said.err
-    assert "| relu | basic |" in (tmp_path / "caffe-fidelity.md").read_text()
-    assert "(caffe-fidelity.md)" in render([], tmp_path)
+    assert "| relu | basic |" in (tmp_path / "caffe_fidelity.md").read_text()
+    assert "(caffe_fidelity.md)" in render([], tmp_path)
     assert main([*words, str(golden_set(tmp_path / "other", factor=1.01))]) == 0
     said = capsys.readouterr()
     assert said.out.startswith("0 of 1 cases")

@@ -11,7 +11,7 @@ from dualnet.cli.progress import clock_text
 from dualnet.config import choose
 from dualnet.errors import UserError
 from dualnet.reproduce.target import SCALES, Target
-from dualnet.reproduce.targets import CAFFE_FIDELITY, TARGETS
+from dualnet.reproduce.targets import CAFFE_FIDELITY, FIDELITY_TABLE, TARGETS
 
 if TYPE_CHECKING:
     from dualnet.reproduce.ledger import Ledger, Line
@@ -158,7 +158,7 @@ def _fidelity(arguments: argparse.Namespace) -> None:
     if not arguments.golden.is_dir():
         raise UserError(f"--golden {arguments.golden} is no folder; name one that is there")
     found = compare(arguments.golden)
-    path = arguments.results / f"{CAFFE_FIDELITY}.md"
+    path = arguments.results / FIDELITY_TABLE
     write_table(found, path)
     for case in found:
         if not case.passed:

@@ -7,9 +7,8 @@ from pathlib import Path
 from dualnet.reproduce.ledger import Ledger, Line
 from dualnet.reproduce.measure import command
 from dualnet.reproduce.target import SCALES, Published, Target, Variant, digest
-from dualnet.reproduce.targets import CAFFE_FIDELITY
+from dualnet.reproduce.targets import CAFFE_FIDELITY, FIDELITY_TABLE
 
-FIDELITY = f"{CAFFE_FIDELITY}.md"
 NOT_MEASURED = "not measured"
 HEADER = ("variant", "figure", "published", "ours", "spread", "n", "scale", "device", "date")
 INTRODUCTION = """\
@@ -28,7 +27,7 @@ iterations. Costs are for cores that do nothing else.
 def render(targets: Iterable[Target], results: Path) -> str:
     """The report as Markdown.  Raises DataError if a ledger is damaged."""
     sections = [_section(target, Ledger(results, target.name)) for target in targets]
-    return "\n".join([INTRODUCTION, *sections, _fidelity(results / FIDELITY)])
+    return "\n".join([INTRODUCTION, *sections, _fidelity(results / FIDELITY_TABLE)])
 
 
 def _fidelity(path: Path) -> str:
@@ -94,7 +93,9 @@ def _cited(figure: str, published: Published) -> str:
 
 def said(figure: str, value: float) -> str:
     """A value in the unit of its figure: accuracies in percent."""
-    return f"{100 * value:.2f} %" if figure.startswith("accuracy") else f"{value:.4g}"
+    if figure.startswith("accuracy"):
+        return f"{100 * value:.2f} %"
+    return f"{value:.4g}" if abs(value) < 1e5 else f"{value:,.0f}"
 
 
 def mean_and_spread(values: Iterable[float | None]) -> tuple[float | None, float | None, int]:

@@ -7,3 +7,4 @@ TARGETS: dict[str, Target] = {target.name: target for target in thesis.TARGETS}
 
 # Compares the port with arrays that Caffe wrote, and keeps a table of its own.
 CAFFE_FIDELITY = "caffe-fidelity"
+FIDELITY_TABLE = "caffe_fidelity.md"

@@ -198,8 +198,10 @@ def _capacity(scale: str) -> list[Variant]:
                for name, value in (("single", 2608.0), ("net1", 4095.0))} if scale == "full" else {}
     net = "caffenet-small" if scale == "smoke" else "caffenet"
     measure = "capacity_of_titan" if scale == "full" else "capacity"
+    each: dict[str, list[Published]] = {
+        f"bytes_per_image_{name}": [] for name in ("single", "net1", "net2")}
     return [Variant(f"cut at {cut}", DualConfig(net=net, cut=cut, loss="euclidean").resolved(),
-                    {"ratio": [ratio], **largest} if cut == "pool2" else {},
+                    {"ratio": [ratio], **each, **largest} if cut == "pool2" else each,
                     figure="ratio", unit="ratio", measure=f"dualnet.reproduce.capacity:{measure}")
             for cut in ("pool1", "pool2", "relu3")]
 
@@ -299,7 +301,7 @@ TARGETS = (
            {"smoke": "16 s", "cpu": "4 min a seed", "gpu": "8 min a run, estimated",
             "full": "8 min a run on a GPU, estimated"}, _alternating, NORMS),
     Target("thesis-9.4", f"{PAPER}, figure 9.4 (section 9.7.1)",
-           "the largest batches of single net and dual net: bytes kept per image, and their ratio",
+           "the largest batches: bytes kept for the backward pass, the loss of net1 included",
            {"smoke": "2 s", "cpu": "10 s", "gpu": "2 min, estimated",
             "full": "2 min on a GPU of at least 6 GiB, estimated"}, _capacity, seeded=False),
     Target("thesis-learning-rate", f"{PAPER}, section 9.7.2",
