@@ -216,6 +216,9 @@ class TrainConfig(Config):
     log_every: int = flag(10, "iterations between two lines of metrics", minimum=1)
     eval_every: int = flag(0, "iterations between two tests on the test images; 0 tests once, at"
                            " the end", minimum=0)
+    checkpoint_every: int = flag(200, "iterations between two checkpoints, from which the same"
+                                 " command resumes; 0 writes one at the end or when stopped",
+                                 minimum=0)
     device: str = flag("auto", "cpu, cuda or cuda:N; auto spreads the roles over the GPUs, or"
                        " takes the CPU", local=True, group="machine")
     threads: int = flag(0, "CPU threads of each process; 0 takes one per core", minimum=0,
@@ -229,3 +232,9 @@ class TrainConfig(Config):
         """Whether the test images are scored after iteration `step` (counted from 0)."""
         done = step + 1
         return done == self.iterations or (self.eval_every > 0 and done % self.eval_every == 0)
+
+    def is_saved(self, step: int) -> bool:
+        """Whether a checkpoint follows iteration `step` (counted from 0)."""
+        done = step + 1
+        return done == self.iterations or (self.checkpoint_every > 0
+                                           and done % self.checkpoint_every == 0)

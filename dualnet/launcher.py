@@ -12,13 +12,17 @@ from typing import NamedTuple, Self
 
 from dualnet.run import Run
 
-# What a role has to finish its iteration and say goodbye before it is killed.
-GRACE_S = 10.0
+# What a role has to finish its iteration and write a checkpoint before it is killed.
+GRACE_S = 60.0
 PEER_LOST = 75
 
 
 class Failure(NamedTuple):
-    """The role that failed first, its exit code (128 + n for signal n), and why in a sentence."""
+    """The role that failed first, its exit code and why in a sentence.
+
+    The code of a role that signal n has ended is 128 + n, but 75 (run the same command again) for
+    SIGKILL: what a batch system or the kernel sends when memory or time is up.
+    """
 
     role: str
     code: int
@@ -60,15 +64,16 @@ class Launcher:
         log = self._run.log_path(role)
         if code < 0:
             name = signal.Signals(-code).name
-            return Failure(role, 128 - code, f"dualnet: {role} was ended by {name}, so this run "
-                           f"is over; its messages are in {log}")
+            return Failure(role, PEER_LOST if -code == signal.SIGKILL else 128 - code,
+                           f"dualnet: {role} was ended by {name}; its messages are in {log}")
         said = log.read_text(encoding="utf-8", errors="replace").rstrip()
         return Failure(role, code, said or f"dualnet: {role} ended with exit code {code}")
 
-    def stop(self) -> None:
-        """End what still runs: SIGTERM, and SIGKILL after a grace period."""
+    def stop(self, request: int = signal.SIGTERM) -> None:
+        """End what still runs: by the signal `request`, upon which a role in training writes a
+        checkpoint, and by SIGKILL after a grace period."""
         deadline = time.monotonic() + GRACE_S
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number in (request, signal.SIGKILL):
             for process in self._processes.values():
                 if process.poll() is None:
                     process.send_signal(number)

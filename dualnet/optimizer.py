@@ -47,6 +47,10 @@ class Optimizer:
         """The momentum of every weight."""
         return self._sgd.state_dict()
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the momentum of `state_dict`; the tensors are copied to the weights' device."""
+        self._sgd.load_state_dict(state)
+
 
 def _schedule(settings: TrainConfig, lr: float) -> schedules.Schedule:
     if settings.lr_schedule == "tail":

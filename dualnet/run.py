@@ -7,58 +7,28 @@
                 <role>/env.json             machine, device and versions of the process
                 <role>/train.log                messages of a role that `train dual` started
                 <role>/metrics.jsonl        one line per record
-                <role>/checkpoints/         weights
+                <role>/checkpoints/         what training goes on from, and in the end the weights
+                <role>/home                 32 hex digits that tell this place from any other
                 exchange/                   the folder of the messages
 """
 
+import contextlib
 import json
-import math
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dualnet.checkpoints import Checkpoints
 from dualnet.config import Config
 from dualnet.errors import UserError
-from shared_fs import StorageError
+from dualnet.metrics import MetricsFile, MetricsReader, surviving
+from shared_fs import Storage, StorageError
+from shared_fs.lineage import newest_common
 
-
-class MetricsFile:
-    """Appends records as lines of JSON; one writer per file, one write per line."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Append `record`; a number that is not finite becomes null."""
-        finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value
-                  for key, value in record.items()}
-        self._file.write(json.dumps(finite) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-class MetricsReader:
-    """Reads records as they are written; a line that is not whole yet is left for later."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._position = path, 0
-
-    def new(self) -> list[dict[str, Any]]:
-        """The records since the last call; none if there is no file yet."""
-        try:
-            with open(self._path, "rb") as file:
-                file.seek(self._position)
-                whole, newline, _ = file.read().rpartition(b"\n")
-        except FileNotFoundError:
-            return []
-        self._position += len(whole + newline)
-        return [json.loads(line) for line in whole.splitlines()]
+HOME = "home"
 
 
 class Run:
@@ -71,6 +41,7 @@ class Run:
         self.failure_path = folder / "failure.json"
         self.figure_path = folder / "loss.png"
         self.exchange = folder / "exchange"
+        self._made: list[Path] = []     # by `home`, the innermost folder first
 
     def metrics_path(self, role: str) -> Path:
         """Where `role` writes its metrics."""
@@ -80,9 +51,10 @@ class Run:
         """Where the messages of `role` go when `train dual` started it."""
         return self.folder / role / "train.log"
 
-    def checkpoint_path(self, role: str, step: int) -> Path:
-        """Where `role` keeps its weights after `step` iterations."""
-        return self.folder / role / "checkpoints" / f"step{step:08d}.pt"
+    def checkpoints(self, role: str, settings: str | None = None,
+                    versions: Mapping[str, str] | None = None) -> Checkpoints:
+        """The checkpoints of `role`; the arguments are those of `Checkpoints`."""
+        return Checkpoints(self.folder / role / "checkpoints", settings, versions=versions)
 
     @property
     def roles(self) -> list[str]:
@@ -92,43 +64,74 @@ class Run:
     # -- making a run --------------------------------------------------------------------------
 
     def start(self, method: str, settings: Config, *, overwrite: bool = False) -> None:
-        """Make the folder and write config.json.
+        """Make the folder and write config.json, or go on with a run that was interrupted.
 
-        Raises UserError if the folder holds a run already, unless `overwrite` removes that run.
+        Raises UserError if the folder holds a run that is over, or one with other settings, unless
+        `overwrite` removes that run.
         """
         if overwrite:
             self.clear()
-        elif self.config_path.exists():
-            raise self._taken()
-        self._write_config(method, settings)
+        self._refuse_what_is_over()
+        self.join(method, settings)
 
     def admit(self, role: str, method: str, settings: Config, *, overwrite: bool = False) -> None:
-        """Raises UserError if `role` cannot join this run: it has been here already, or the
-        folder belongs to other settings."""
-        if overwrite or not self.config_path.exists():
-            return
-        self.check_settings(method, settings)
-        if self.metrics_path(role).exists():
-            raise self._taken()
+        """Before the roles meet: whether `role` can take part in this run.
+
+        Raises UserError if the run is over or has other settings, unless `overwrite` removes this
+        role's share of it.
+        """
+        if overwrite:
+            for path in (self.summary_path, self.failure_path, self.config_path):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(self.folder / role, ignore_errors=True)
+        self._refuse_what_is_over()
+        if self.config_path.exists():
+            self.check_settings(method, settings)
 
     def check_settings(self, method: str, settings: Config) -> None:
         """Raises UserError if the folder belongs to a run with other settings."""
         found = self.config()
+        if "method" not in found:
+            raise self._foreign()
         for key, value in {"method": method, **settings.agreed()}.items():
-            if found.get(key) != value:
+            if key in found and found[key] != value:
                 raise UserError(f"{self.folder} belongs to a run with {key} = {found.get(key)!r}, "
                                 f"not {value!r}; choose another folder with --out")
 
-    def join(self, role: str, method: str, settings: Config, *, overwrite: bool = False) -> None:
-        """Enter the folder as one of several roles, whichever comes first; see `admit`."""
-        self.admit(role, method, settings, overwrite=overwrite)
-        if overwrite:
-            for path in (self.summary_path, self.failure_path):
-                path.unlink(missing_ok=True)
-            if self.metrics_path(role).exists():
-                shutil.rmtree(self.metrics_path(role).parent)
-        if overwrite or not self.config_path.exists():
+    def join(self, method: str, settings: Config) -> None:
+        """Write config.json, or check the one that is there: whichever role comes first.
+
+        Raises UserError if the folder belongs to a run with other settings.
+        """
+        if self.config_path.exists():
+            self.check_settings(method, settings)
+        else:
             self._write_config(method, settings)
+
+    def home(self, role: str) -> str:
+        """32 hex digits drawn once for the role's folder: the exchange tells by them whether a
+        role that returns is the one that began there."""
+        folder = self.folder / role
+        self._made += [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        storage = Storage(folder)
+        try:
+            storage.create_once(HOME, uuid.uuid4().hex.encode())
+        finally:
+            storage.shut()
+        return (folder / HOME).read_text(encoding="ascii")
+
+    def leave(self, role: str) -> None:
+        """Undo `home`, in a folder in which nothing was trained."""
+        if self.config_path.exists() or not self.is_untrained:
+            return
+        (self.folder / role / HOME).unlink(missing_ok=True)
+        for path in self._made:
+            with contextlib.suppress(OSError):      # somebody else has put something into it
+                path.rmdir()
 
     def clear(self) -> None:
         """Remove the run, and only that: what this class names, in a folder with a config.json.
@@ -138,9 +141,8 @@ class Run:
         if not self.config_path.exists():
             return
         if "method" not in self.config():
-            raise UserError(f"{self.config_path} is not of a run, so nothing is replaced there; "
-                            "choose another folder with --out")
-        roles = {path.parent for name in ("train.log", "metrics.jsonl")
+            raise self._foreign()
+        roles = {path.parent for name in ("train.log", "metrics.jsonl", HOME)
                  for path in self.folder.glob(f"*/{name}")}
         for folder in (self.exchange, *roles):
             if folder.is_dir() and not folder.is_symlink():
@@ -150,20 +152,26 @@ class Run:
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def _taken(self) -> UserError:
-        state = ("a finished run" if self.summary_path.exists() else
-                 "a run that diverged" if self.failure_path.exists() else
-                 "a run that did not finish")
-        return UserError(f"{self.folder} holds {state}; choose another folder with --out, or "
-                         "replace it with --overwrite")
+    def _foreign(self) -> UserError:
+        return UserError(f"{self.config_path} is not of a run, so nothing is replaced there; "
+                         "choose another folder with --out")
+
+    def _refuse_what_is_over(self) -> None:
+        if self.is_over:
+            state = "a finished run" if self.summary_path.exists() else "a run that diverged"
+            raise UserError(f"{self.folder} holds {state}; choose another folder with --out, or "
+                            "replace it with --overwrite")
 
     def _write_config(self, method: str, settings: Config) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _publish_json(self.config_path, {"method": method, **settings.to_dict()})
         except OSError as error:
-            raise StorageError(f"cannot write the run folder {self.folder} ({error.strerror}); "
-                               "choose another with --out") from None
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> StorageError:
+        return StorageError(f"cannot write the run folder {self.folder} ({error.strerror}); "
+                            "choose another with --out", error.errno)
 
     def open_log(self, role: str) -> BinaryIO:
         """What `role` says while it runs goes here."""
@@ -177,16 +185,6 @@ class Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         _publish_json(path.parent / "env.json", environment)
         return MetricsFile(path)
-
-    def save_checkpoint(self, role: str, step: int, state: Mapping[str, Any]) -> None:
-        """Write `state` whole or not at all."""
-        import torch
-
-        path = self.checkpoint_path(role, step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = _scratch(path)
-        torch.save(dict(state), scratch)
-        os.replace(scratch, path)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json: from now on the run counts as finished."""
@@ -215,25 +213,46 @@ class Run:
         """Whether training it again would give the same: it has finished, or it diverged."""
         return self.summary_path.exists() or self.failure_path.exists()
 
+    @property
+    def is_untrained(self) -> bool:
+        """Whether nothing of a training is here: no metrics and no checkpoint."""
+        return not self.roles and not any(self.folder.glob("*/checkpoints/*.json"))
+
     def environment(self, role: str) -> dict[str, Any] | None:
         """Where `role` runs or ran: its env.json; None before it has started."""
         path = self.metrics_path(role).parent / "env.json"
         return self._read_json(path) if path.exists() else None
 
     def metrics(self, role: str) -> list[dict[str, Any]]:
-        """The role's records in order."""
-        return MetricsReader(self.metrics_path(role)).new()
+        """The role's records in order, without those that a restart has undone."""
+        return surviving(MetricsReader(self.metrics_path(role)).new())
+
+    def resumes_from(self, roles: Sequence[str]) -> int | None:
+        """The iteration from which the same command goes on: that of the newest checkpoint that
+        all `roles` hold here, 0 if there is none.  None if no role has written metrics."""
+        if self.is_untrained:
+            return None
+        common = newest_common([self.checkpoints(role).held() for role in roles])
+        return common.step if common else 0
+
+    def next_generation(self, role: str) -> int:
+        """A number that no attempt of `role` alone has had, from 1."""
+        lines = MetricsReader(self.metrics_path(role)).new()
+        held = self.checkpoints(role).held()
+        return 1 + max([line["generation"] for line in lines]
+                       + [checkpoint.generation for checkpoint in held], default=0)
 
     def load_checkpoint(self, role: str, step: int) -> dict[str, Any]:
-        """What `save_checkpoint` wrote, on the CPU.  Raises UserError if it is not there."""
-        import torch
+        """The state of `role` after `step` iterations, on the CPU.
 
-        path = self.checkpoint_path(role, step)
-        if not path.exists():
-            raise UserError(f"{path} is missing: the run has not finished, or its weights were "
-                            "removed")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return state
+        Raises UserError if its newest checkpoint is not of that iteration.
+        """
+        checkpoints = self.checkpoints(role)
+        newest = checkpoints.newest()
+        if newest.step != step:
+            raise UserError(f"{self.folder} has not finished: the newest checkpoint of {role} is "
+                            f"of iteration {newest.step}, not {step}")
+        return checkpoints.load(newest)[0]
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         try:

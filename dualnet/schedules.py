@@ -43,6 +43,10 @@ class Turn(NamedTuple):
 def lockstep(iterations: int, *, start: int = 0) -> Iterator[Turn]:
     """Both roles update in every iteration (Dziwulski 2017, figure 8.1).
 
+    In micro-batches ("pipelined") each line below is done for one after the other, and the two
+    roles work at the same time; the updates are still one per iteration.  In "async" net1 begins
+    step t + 1 before it has the answer of step t.
+
     # step   net1                     net2
     # ----   ----------------------   ---------------------------
     # t      forward, send pool2
@@ -70,4 +74,5 @@ def alternating(iterations: int, *, net1_steps: int, net2_steps: int,
 
 
 SCHEDULES: dict[str, Callable[..., Iterator[Turn]]] = {
-    "lockstep": lockstep, "alternating": alternating}
+    "lockstep": lockstep, "pipelined": lockstep, "async": lockstep,
+    "alternating": alternating}

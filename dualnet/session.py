@@ -1,9 +1,10 @@
-"""One process of a run, from its settings to its summary."""
+"""One process of a run, from its settings to its summary: the single net, and what all share."""
 
-import math
+import hashlib
+import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,99 +14,92 @@ import torch
 from torch import nn
 
 from dualnet import data, machine, nets
-from dualnet.channel import FileChannel
+from dualnet.checkpoints import Checkpoints, Spent
 from dualnet.config import TrainConfig, from_dict
 from dualnet.cut import join
 from dualnet.data.batches import Batches, Preprocessing
 from dualnet.data.dataset import Dataset
 from dualnet.errors import Diverged
 from dualnet.evaluate import score
-from dualnet.methods.dual.build import build_parts, build_role, describe_wire
+from dualnet.methods.dual.build import build_parts
 from dualnet.methods.dual.settings import DualConfig
-from dualnet.methods.dual.wire import NET1, NET2, ROLES
+from dualnet.methods.dual.wire import ROLES
 from dualnet.methods.protocol import Method, Record
 from dualnet.methods.single import Single
 from dualnet.run import Run
-from dualnet.train import Clock, train
-from shared_fs import Exchange, NonFinite
+from dualnet.stopping import noted
+from dualnet.train import Clock, Saver, train
+from shared_fs import Checkpoint, NonFinite, Start
 
 
 def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
-    """Train the uncut net; yields each line of metrics and leaves summary.json behind."""
-    device = machine.prepare(settings, Single.name, (Single.name,))
-    dataset, batches = load_data(settings)
-    net = nets.build(settings.net, dataset.input_shape, dataset.num_classes)
-    method = Single(settings, net, batches, device)
-    metrics = run.open_metrics(Single.name, machine.environment(device))
-    clock = Clock()
-    last: Record = {}
-    with _divergence_noted(run, clock):
-        for last in train(method, settings, metrics, clock):
-            yield last
-    run.save_checkpoint(Single.name, settings.iterations, method.state_dict())
-    run.write_summary({
-        **common_summary(Single.name, settings, method, clock), "test_accuracy": last["accuracy"],
-        "wait_share": {Single.name: 0.0}, "pids": {Single.name: os.getpid()},
-        "bytes_exchanged": 0})
+    """Train the uncut net, on from its newest checkpoint if it has one.
 
-
-def role(name: str, settings: DualConfig, run: Run, exchange_dir: Path, *,
-         overwrite: bool = False) -> Iterator[Record]:
-    """Train as `name`, net1 or net2, through `exchange_dir`; yields each line of metrics.
-
-    net2 leaves summary.json behind.  Raises the errors of shared_fs.
+    Yields each line of metrics and leaves summary.json behind.
     """
-    device = machine.prepare(settings, name, ROLES)
+    name = Single.name
+    device = machine.prepare(settings, name, (name,))
     dataset, batches = load_data(settings)
-    parts = build_parts(settings, nets.build(settings.net, dataset.input_shape,
-                                             dataset.num_classes))
-    wire = describe_wire(parts, dataset.input_shape)
-    run.admit(name, "dual", settings, overwrite=overwrite)
-    exchange = Exchange(
-        exchange_dir, name, channels=wire.channels(), roles=ROLES,
-        agreement={**settings.agreed(), "images": dataset.fingerprint()},
-        window=settings.window, fsync=settings.fsync,  # type: ignore[arg-type]
-        nonfinite=settings.nonfinite,  # type: ignore[arg-type]
-        handshake_timeout_s=settings.handshake_timeout, peer_timeout_s=settings.peer_timeout,
-        progress_timeout_s=settings.progress_timeout)
+    method = Single(settings, nets.build(settings.net, dataset.input_shape, dataset.num_classes),
+                    batches, device)
+    checkpoints = run.checkpoints(name, agreed_digest(settings, dataset), machine.versions())
+    checkpoints.sweep()
+    start = _start_of_single(run, checkpoints)
+    spent = begin(method, checkpoints, start)
+    clock = Clock(spent=spent, done=start.step)
+    save = Saver(checkpoints, method, clock, start, _keep_two(checkpoints, start))
+    metrics = run.open_metrics(name, machine.environment(device))
     last: Record = {}
-    with exchange:
-        run.join(name, "dual", settings, overwrite=overwrite)
-        channel = FileChannel(exchange)
-        method = build_role(name, settings, parts, wire, batches, channel, device)
-        metrics = run.open_metrics(name, machine.environment(device))
-        clock = Clock(channel)
-        with _divergence_noted(run, clock):
-            for last in train(method, settings, metrics, clock, channel.generation):
-                channel.report(**_live(last, settings.iterations))
-                yield last
-        run.save_checkpoint(name, settings.iterations, method.state_dict())
-        mine = {"wait_share": clock.wait_share(), "bytes": channel.bytes_sent, "pid": os.getpid()}
-        channel.report(phase="done", step=settings.iterations, **mine)
-        summary = common_summary("dual", settings, method, clock)
-    if name == NET2:
-        both = {NET1: exchange.peer_info(NET1), NET2: mine}
-        run.write_summary({
-            **summary, "test_accuracy": last["accuracy"],
-            "test_accuracy_merged": last["dual/accuracy_merged"],
-            "wait_share": {each: info["wait_share"] for each, info in both.items()},
-            "pids": {each: info["pid"] for each, info in both.items()},
-            "bytes_exchanged": sum(info["bytes"] for info in both.values())})
+    with divergence_noted(run, clock), noted() as stop:
+        for last in train(method, settings, metrics, clock, generation=start.generation,
+                          base=start.base, save=save, stop=stop):
+            yield last
+    run.write_summary({
+        **common_summary(name, settings, method, clock), "test_accuracy": last["accuracy"],
+        "wait_share": {name: 0.0}, "pids": {name: os.getpid()}, "bytes_exchanged": 0})
 
 
-def _live(line: Record, iterations: int) -> dict[str, Any]:
-    """What onlookers are told of a line of metrics; see the command `status`."""
-    if line["split"] != "train":
-        return {}
-    keys = ("loss", "accuracy", "images_per_s", "wait_share")
-    shown: dict[str, Any] = {key: line[key] if math.isfinite(line[key]) else None
-                             for key in keys if key in line}
-    left_s = line["time_s"] / line["step"] * (iterations - line["step"])
-    return {**shown, "iterations": iterations, "left_s": left_s}
+def _start_of_single(run: Run, checkpoints: Checkpoints) -> Start:
+    home, generation = run.home(Single.name), run.next_generation(Single.name)
+    held = checkpoints.held(home)
+    if not held:
+        return Start(home, generation, 0, 0)
+    return Start(home, generation, held[-1].generation, held[-1].step)
+
+
+def _keep_two(checkpoints: Checkpoints, start: Start) -> Callable[[Checkpoint], None]:
+    """Keeps the newest checkpoint and the one before it, in case that one is damaged."""
+    before = start.checkpoint
+
+    def written(checkpoint: Checkpoint) -> None:
+        nonlocal before
+        if before is not None:
+            checkpoints.remove_older(before)
+        before = checkpoint
+
+    return written
+
+
+def agreed_digest(settings: TrainConfig, dataset: Dataset) -> str:
+    """Eight hex digits that name the settings and the data a checkpoint belongs to."""
+    text = json.dumps({**settings.agreed(), "images": dataset.fingerprint()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def begin(method: Method, checkpoints: Checkpoints, start: Start) -> Spent:
+    """Give `method` the state it starts from; what the training has taken so far.
+
+    Raises DataError or WrongSettings if the checkpoint cannot be used.
+    """
+    if start.checkpoint is None:
+        return Spent()
+    state, spent = checkpoints.load(start.checkpoint)
+    method.load_state_dict(state)
+    return spent
 
 
 @contextmanager
-def _divergence_noted(run: Run, clock: Clock) -> Iterator[None]:
+def divergence_noted(run: Run, clock: Clock) -> Iterator[None]:
     """Leaves failure.json behind when the training diverges."""
     try:
         yield

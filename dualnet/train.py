@@ -1,14 +1,20 @@
-"""The loop that every method shares: train, write metrics, test, stop."""
+"""The loop that every method shares: train, write metrics, save, test, stop."""
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from dualnet.checkpoints import Checkpoints, Spent
 from dualnet.config import TrainConfig
 from dualnet.errors import Diverged
 from dualnet.methods.protocol import Method, Record
-from dualnet.run import MetricsFile
+from dualnet.metrics import RESUME, MetricsFile
+from dualnet.stopping import StopRequest, resume_hint
+from shared_fs import Checkpoint, Start
+
+NOTHING = Spent()
+NEVER = StopRequest()
 
 
 class Meter:
@@ -39,41 +45,96 @@ class Meter:
 
 
 class Clock:
-    """How long this process has trained, and how many of the seconds it waited for a peer.
+    """How long the training has taken, and how many of the seconds it waited for a peer.
 
-    done  iterations that are over
+    spent  what the checkpoint that it goes on from had taken
+    done   iterations that are over
     """
 
-    def __init__(self, channel: Any = None) -> None:
-        self._channel = channel
-        self.done = 0
+    def __init__(self, channel: Any = None, spent: Spent = NOTHING, done: int = 0) -> None:
+        self._channel, self._before = channel, spent
+        self.done = done
         self._started = time.monotonic()
-        self._waited_s = self.wait_s()
+        self._waited_s, self._sent = self.wait_s(), self._bytes_sent()
 
     def wait_s(self) -> float:
         """Seconds spent waiting for others since the process started; 0 without a channel."""
         return float(self._channel.wait_s) if self._channel else 0.0
 
     def wall_s(self) -> float:
-        """Seconds since training began."""
-        return time.monotonic() - self._started
+        """Seconds of training, those before the checkpoint included."""
+        return self._before.wall_s + time.monotonic() - self._started
 
     def wait_share(self) -> float:
         """Share of the training time spent waiting, 0-1."""
-        return (self.wait_s() - self._waited_s) / max(self.wall_s(), 1e-9)
+        spent = self.spent()
+        return spent.wait_s / max(spent.wall_s, 1e-9)
+
+    def spent(self) -> Spent:
+        """What the training has taken until now."""
+        return Spent(self.wall_s(), self._before.wait_s + self.wait_s() - self._waited_s,
+                     self._before.bytes_sent + self._bytes_sent() - self._sent)
+
+    def _bytes_sent(self) -> int:
+        return int(self._channel.bytes_sent) if self._channel else 0
 
 
-def train(method: Method, settings: TrainConfig, metrics: MetricsFile, clock: Clock,
-          generation: int = 1, start: int = 0) -> Iterator[Record]:
-    """Run `method` to its last iteration and yield each line as it is written.
+class Saver:
+    """Writes what `method` has become after an iteration, each iteration once.
 
-    Raises Diverged, after a line that shows it, when a loss is not finite.
+    start    where the generation began: that state is on the disk already
+    written  called with each new checkpoint
     """
+
+    def __init__(self, checkpoints: Checkpoints, method: Method, clock: Clock, start: Start,
+                 written: Callable[[Checkpoint], None]) -> None:
+        self._checkpoints, self._method, self._clock = checkpoints, method, clock
+        self._start, self._written = start, written
+        self._newest = start.step
+
+    def __call__(self, done: int) -> None:
+        """Save the state after `done` iterations.  Raises StorageError."""
+        if done == self._newest:
+            return
+        checkpoint = Checkpoint(self._start.run, self._start.generation, done)
+        self._checkpoints.save(checkpoint, self._method.state_dict(), self._clock.spent())
+        self._newest = done
+        self._written(checkpoint)
+
+
+def _save_nothing(done: int) -> None:
+    """For a training without checkpoints."""
+
+
+def train(method: Method, settings: TrainConfig, metrics: MetricsFile, clock: Clock, *,
+          generation: int = 1, base: int = 0,
+          save: Callable[[int], None] = _save_nothing, stop: StopRequest = NEVER
+          ) -> Iterator[Record]:
+    """Run `method` from iteration `clock.done` to its last and yield each line as it is written.
+
+    base  the generation that wrote the checkpoint it goes on from; 0 if there is none
+    save  called with the number of iterations that are over when a checkpoint is due; it is asked
+          again for the same one when a stop is requested
+    stop  asked after each iteration
+
+    After an update comes its line of metrics, then the checkpoint, then the test of the net: a
+    process that is killed during the test makes it again from that checkpoint.
+
+    Raises Diverged, after a line that shows it, when a loss is not finite; Stopped.
+    """
+    start = clock.done
+    if base or not metrics.is_empty:
+        line = {"step": start - 1, "epoch": method.batches.epoch(start), "base": base}
+        yield _write(metrics, line, RESUME, clock, generation)
+    if start > 0:
+        yield from _test(method, settings, metrics, clock, generation)
+        _check(stop, save, start)
     meter = Meter(settings.batch_size, clock.wait_s())
     for record in method.steps(start):
         meter.add(record)
         step = record["step"]
         finite = math.isfinite(record["loss"])
+        clock.done = step + 1 if finite else step
         if settings.is_logged(step) or not finite:
             line = meter.line(record, clock.wait_s())
             meter = Meter(settings.batch_size, clock.wait_s())
@@ -81,13 +142,33 @@ def train(method: Method, settings: TrainConfig, metrics: MetricsFile, clock: Cl
         if not finite:
             raise Diverged(f"the loss of iteration {step + 1} is {record['loss']}; take a smaller "
                            "learning rate, or a smaller penalty")
+        if settings.is_saved(step):
+            metrics.sync()
+            save(clock.done)
+        _check(stop, save, clock.done)
         if settings.is_evaluated(step):
-            score = method.evaluate()
+            yield from _test(method, settings, metrics, clock, generation)
             meter = Meter(settings.batch_size, clock.wait_s())
-            if score:
-                line = {"step": step, "epoch": record["epoch"], **score}
-                yield _write(metrics, line, "test", clock, generation)
-        clock.done = step + 1
+            _check(stop, save, clock.done)
+
+
+def _check(stop: StopRequest, save: Callable[[int], None], done: int) -> None:
+    """Save what is done and raise Stopped, if a stop is requested."""
+    if stop.is_asked:
+        save(done)
+        stop.check(resume_hint(done))
+
+
+def _test(method: Method, settings: TrainConfig, metrics: MetricsFile, clock: Clock,
+          generation: int) -> Iterator[Record]:
+    """The test that is due after the iterations that are over, if one is."""
+    step = clock.done - 1
+    if not settings.is_evaluated(step):
+        return
+    score = method.evaluate()
+    if score:
+        line = {"step": step, "epoch": method.batches.epoch(clock.done), **score}
+        yield _write(metrics, line, "test", clock, generation)
 
 
 def _write(metrics: MetricsFile, line: Record, split: str, clock: Clock,

@@ -7,16 +7,22 @@ from .errors import (
     NonFinite,
     PeerFailed,
     PeerLost,
+    PeerRestarted,
+    PeerStopped,
     RoleTaken,
+    RunOver,
     StorageError,
     WaitTimeout,
 )
 from .exchange import Exchange
+from .lineage import Checkpoint, Start
 from .observe import Observation, is_exchange, observe
+from .patience import patiently
 from .profile import Profile, detect
 from .storage import Storage
 
 __all__ = [
+    "Checkpoint",
     "Exchange",
     "ExchangeError",
     "HandshakeMismatch",
@@ -25,12 +31,17 @@ __all__ = [
     "Observation",
     "PeerFailed",
     "PeerLost",
+    "PeerRestarted",
+    "PeerStopped",
     "Profile",
     "RoleTaken",
+    "RunOver",
+    "Start",
     "Storage",
     "StorageError",
     "WaitTimeout",
     "detect",
     "is_exchange",
     "observe",
+    "patiently",
 ]

@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from .records import HELLO_LIMIT, canonical
 
 _NAME = re.compile(r"[a-z0-9_]{1,32}")
+_HOME = re.compile(r"[0-9a-f]{32}")
+OPTIONAL = "optional"  # settings below this key count only between roles that both have them
 MOST_CHANNELS = 16  # their numbers must fit into a status block
 
 
@@ -30,18 +32,39 @@ def check_names(role: str, roles: tuple[str, ...], channels: Mapping[str, tuple[
             )
 
 
+_POLICIES = {
+    "transport": ("auto", "rename", "mapped"),
+    "fsync": ("auto", "never", "always"),
+    "nonfinite": ("error", "warn", "allow"),
+}
+
+
+def check_policies(window: int, transport: str, fsync: str, nonfinite: str, home: str) -> None:
+    """Raise ValueError for a value that no exchange knows."""
+    for name, value in (("transport", transport), ("fsync", fsync), ("nonfinite", nonfinite)):
+        if value not in _POLICIES[name]:
+            raise ValueError(f"{name} must be one of {', '.join(_POLICIES[name])}, got {value!r}")
+    if window < 1:
+        raise ValueError(f"window must be at least 1, got {window}")
+    if home and not _HOME.fullmatch(home):
+        raise ValueError(f"home must be 32 hex digits or empty, got {home!r}")
+
+
 def full_agreement(
     roles: tuple[str, ...],
     channels: Mapping[str, tuple[str, str]],
-    window: int,
+    policies: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The caller's settings with roles, channels and window, as the JSON that the peers see.
+    """The caller's settings with roles, channels and policies, as the peers see them.
 
     Raises ValueError for settings that are not JSON-able, too long, or named like one of those.
     """
-    own: dict[str, Any] = {"roles": roles, "channels": channels, "window": window}
-    taken = sorted(settings.keys() & {*own, "protocol"})
+    own: dict[str, Any] = {"roles": roles, "channels": channels, **policies}
+    optional = settings.get(OPTIONAL, {})
+    if not isinstance(optional, Mapping) or optional.keys() & settings.keys():
+        raise ValueError(f"agreement[{OPTIONAL!r}] must hold settings that stand nowhere else")
+    taken = sorted({*settings, *optional} & {*own, "protocol"})
     if taken:
         raise ValueError(f"agreement must not name {taken}: they are agreed upon anyway")
     try:
@@ -52,3 +75,21 @@ def full_agreement(
         raise ValueError(f"agreement of {len(text)} bytes, at most {HELLO_LIMIT // 2}")
     agreement: dict[str, Any] = json.loads(text)
     return agreement
+
+
+def comparable(
+    mine: Mapping[str, Any], peer: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both agreements with their optional settings among the others, but without those that only
+    one of the two has: another implementation of a role need not know them."""
+    optional = [side.get(OPTIONAL) for side in (mine, peer)]
+    first, second = (each if isinstance(each, dict) else {} for each in optional)
+    both = first.keys() & second.keys()
+    return _flat(mine, first, both), _flat(peer, second, both)
+
+
+def _flat(
+    agreement: Mapping[str, Any], optional: Mapping[str, Any], names: Set[str]
+) -> dict[str, Any]:
+    rest = {name: value for name, value in agreement.items() if name != OPTIONAL}
+    return {**rest, **{name: optional[name] for name in names}}

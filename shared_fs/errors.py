@@ -9,6 +9,18 @@ class PeerLost(ExchangeError):
     """The other role ended, fell silent or stopped making progress."""
 
 
+class PeerStopped(PeerLost):
+    """The other role was told to stop, did so in good order, and has not come back."""
+
+
+class PeerRestarted(ExchangeError):
+    """Another role began anew: go back to the newest common checkpoint, with `rejoin`."""
+
+
+class RunOver(ExchangeError):
+    """The other roles have seen every role done and have left: nothing remains to be exchanged."""
+
+
 class PeerFailed(ExchangeError):
     """The other role reported an error of its own; its text is in the message."""
 

@@ -1,28 +1,31 @@
-"""How K roles find each other in a folder and agree on what to run before anything is exchanged.
+"""How K roles find each other in a folder, agree on what to run, and on where to start.
 
-    1. each role publishes hello/<role>.json
+    1. each role publishes hello/<role>.json, with the checkpoints it holds
     2. who sees a new hello rewrites its own, so that `answers` names that incarnation
     3. a hello is judged only if it answers my incarnation: one left by a dead process never is
-    4. when every hello answers every other, the leader (first role) commits gen/00000001.json by
-       put-if-absent, and says so in its hello: nobody looks up a name that may not exist, because
-       a client that caches the absence would not see the file for a while
+    4. when every hello answers every other, the leader (first role) commits the next
+       gen/<number>.json by put-if-absent, and says so in its hello: nobody looks up a name that may
+       not exist, because a client that caches the absence would not see the file for a while
+    5. the generation starts from the newest checkpoint that all hellos offer
+
+A role that begins anew, or goes back because another one did, is a new incarnation and comes here
+again; what an older generation left is never read.
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from . import records
-from .errors import HandshakeMismatch
-from .process import Process, this_process
+from .agreement import comparable
+from .errors import HandshakeMismatch, RunOver
+from .lineage import newest_common
 from .profile import Profile
 from .records import Generation, Hello
-from .status import printable
+from .status import printable, read_status
 from .storage import Storage
 from .waiting import wait_for
-
-FIRST_GENERATION = 1
 
 
 @dataclass(frozen=True)
@@ -33,53 +36,63 @@ class Agreed:
     hellos: dict[str, Hello]
 
 
-def refuse_used_folder(storage: Storage) -> None:
-    """Raise HandshakeMismatch if a run, finished or dead, has already begun in this folder."""
-    names = storage.listing("gen")
-    if names:
-        raise _used(storage, f"gen/{min(names)}")
+def check_folder(storage: Storage, me: Hello) -> None:
+    """Raise HandshakeMismatch if this folder was begun by another run, or with other settings."""
+    newest = records.newest_generation(storage)
+    if newest is None:
+        return
+    if not me.home or newest.homes.get(me.role) != me.home:
+        raise HandshakeMismatch(
+            f"{storage.root}: expected an unused exchange folder or one of this run, found "
+            f"{records.generation_name(newest.generation)} of another run; give a fresh folder, or "
+            "clean this one if that run is over"
+        )
+    if newest.agreements.get(me.role) != me.agreement_sha256:
+        begun = records.read_run(storage).get("agreement", {})
+        differing = differences(*comparable(me.agreement, begun))
+        listed = _listed(differing, "this command", "the run here") or "those of this role alone"
+        raise HandshakeMismatch(
+            f"{storage.root}: the run here was begun with other settings: {listed}; "
+            "use its settings to go on, or another folder"
+        )
 
 
-def _used(storage: Storage, name: str) -> HandshakeMismatch:
-    return HandshakeMismatch(
-        f"{storage.root}: expected an unused exchange folder, found {name} of another run; "
-        "give a fresh folder, or remove this one if that run is over"
-    )
+def check_over(storage: Storage, others: Iterable[str]) -> None:
+    """Raise RunOver if one of the others has left, which it does only when every role was done."""
+    newest = records.newest_generation(storage)
+    if newest is None:
+        return
+    for role in others:
+        status = read_status(storage, role)
+        took_part = newest.incarnations.get(role)
+        if status and status.state == "over" and status.incarnation == took_part:
+            raise RunOver(f"{storage.root}: this run is over; {role} has left it")
 
 
 class Handshake:
     """One role's part of the handshake.
 
-    roles      all roles in the agreed order; the first is the leader
-    agreement  JSON-able settings that must be equal on all sides
+    me      my hello, of an incarnation that was never announced
+    roles   all roles in the agreed order; the first is the leader
     """
 
     def __init__(
-        self,
-        storage: Storage,
-        profile: Profile,
-        role: str,
-        roles: tuple[str, ...],
-        agreement: Mapping[str, Any],
-        incarnation: str,
+        self, storage: Storage, profile: Profile, roles: tuple[str, ...], me: Hello
     ) -> None:
-        self._storage, self._profile = storage, profile
-        self._roles, self._others = roles, tuple(r for r in roles if r != role)
-        self._me = Hello.of(role, incarnation, this_process(), agreement)
+        self._storage, self._profile, self._me = storage, profile, me
+        self._roles, self._others = roles, tuple(r for r in roles if r != me.role)
         self._hellos: dict[str, Hello] = {}
 
-    @property
-    def process(self) -> Process:
-        """The calling process, as the hello names it."""
-        return self._me.process
+    def announce(self) -> None:
+        """Publish my hello: from now on an older incarnation of mine may no longer write."""
+        records.write_hello(self._storage, self._me)
 
     def shake(self, timeout_s: float) -> Agreed:
         """Wait until all roles agree and a generation is committed.
 
-        Raises HandshakeMismatch if they do not agree, WaitTimeout naming the missing role, and
-        StorageError.
+        Raises HandshakeMismatch if they do not agree, RunOver if the others have finished and
+        left, WaitTimeout naming the missing role, and StorageError.
         """
-        records.write_hello(self._storage, self._me)
         generation = wait_for(
             self._step,
             self._awaited,
@@ -96,6 +109,7 @@ class Handshake:
             # Before judging: a peer must be able to judge me too, so that both sides raise.
             self._me = replace(self._me, answers=answers)
             records.write_hello(self._storage, self._me)
+        check_over(self._storage, self._others)
         for hello in self._hellos.values():
             if hello.answers.get(self._me.role) == self._me.incarnation:
                 self._judge(hello)
@@ -104,18 +118,15 @@ class Handshake:
         return self._adopt()
 
     def _judge(self, hello: Hello) -> None:
-        differing = differences(
+        differing = differences(*comparable(
             {"protocol": self._me.protocol, **self._me.agreement},
             {"protocol": hello.protocol, **hello.agreement},
-        )
+        ))
         if differing:
             mine, peer = self._me.role, hello.role
-            listed = "; ".join(
-                printable(f"{key}: {mine} has {a}, {peer} has {b}") for key, a, b in differing
-            )
             raise HandshakeMismatch(
-                f"{self._storage.root}: {mine} and {peer} do not agree: {listed}; "
-                "start both with the same settings"
+                f"{self._storage.root}: {mine} and {peer} do not agree: "
+                f"{_listed(differing, mine, peer)}; start both with the same settings"
             )
 
     def _all_answered(self) -> bool:
@@ -127,34 +138,38 @@ class Handshake:
             if a != b
         )
 
-    def _commit(self) -> Generation:
+    def _commit(self) -> Generation | None:
         """Leader: make the generation a fact, then write RUN.json for people, then tell."""
-        incarnations = {role: hello.incarnation for role, hello in self._hellos.items()}
+        hellos = [*self._hellos.values(), self._me]
+        newest = records.newest_generation(self._storage)
+        start = newest_common((h.checkpoints for h in hellos), newest.run if newest else None)
+        seen = [0, *records.committed_numbers(self._storage)]
+        seen += [c.generation for hello in hellos for c in hello.checkpoints]
         generation = Generation(
-            generation=FIRST_GENERATION,
-            base=0,
-            start_step=0,
-            run=uuid.uuid4().hex,
-            incarnations={**incarnations, self._me.role: self._me.incarnation},
-            agreement_sha256=self._me.agreement_sha256,
+            generation=max(seen) + 1,
+            base=start.generation if start else 0,
+            start_step=start.step if start else 0,
+            run=newest.run if newest else start.run if start else uuid.uuid4().hex,
+            incarnations={hello.role: hello.incarnation for hello in hellos},
+            homes={hello.role: hello.home for hello in hellos},
+            agreements={hello.role: hello.agreement_sha256 for hello in hellos},
         )
-        name = records.generation_name(generation.generation)
         if not records.commit(self._storage, generation):
-            raise _used(self._storage, name)
+            return None  # another leader, whose lock or mine was broken: try the next number
         records.write_run(self._storage, generation, self._me)
         self._me = replace(self._me, committed=generation.generation)
         records.write_hello(self._storage, self._me)
         return generation
 
     def _adopt(self) -> Generation | None:
-        """Follower: the committed generation, once the leader's hello says that there is one."""
+        """Follower: the generation that the leader says it committed, if I am in it."""
         leader = self._hellos.get(self._roles[0])
         if leader is None or not leader.committed:
             return None
         generation = self._read_committed(leader.committed)
-        if generation.incarnations.get(self._me.role) != self._me.incarnation:
-            raise _used(self._storage, records.generation_name(leader.committed))
-        return generation
+        mine = generation.incarnations.get(self._me.role) == self._me.incarnation
+        theirs = generation.incarnations.get(leader.role) == leader.incarnation
+        return generation if mine and theirs else None
 
     def _read_committed(self, number: int) -> Generation:
         return wait_for(
@@ -187,3 +202,9 @@ def differences(mine: Any, peer: Any, key: str = "") -> list[tuple[str, Any, Any
         below = f"{key}.{name}" if key else name
         found += differences(mine.get(name, "nothing"), peer.get(name, "nothing"), below)
     return found
+
+
+def _listed(differing: list[tuple[str, Any, Any]], mine: str, other: str) -> str:
+    return "; ".join(
+        printable(f"{key}: {mine} has {a}, {other} has {b}") for key, a, b in differing
+    )

@@ -20,6 +20,7 @@ log = logging.getLogger("shared_fs")
 
 ROLE_WAIT_S = 0.5  # long enough for the hand-over from a process that is just ending
 LEASE_S = 60.0
+LEASE_GRACE_S = 5.0
 
 
 class RoleLock:
@@ -43,14 +44,20 @@ class RoleLock:
                 thread_local=False,
             )
 
-    def acquire(self, holder: Callable[[], str]) -> None:
-        """Take the role.  `holder` says who has it, should it be taken.
+    def acquire(
+        self, holder: Callable[[], str], elsewhere: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Take the role.
 
-        Raises RoleTaken within a second if another process has it, StorageError if it cannot be
-        tried.
+        holder     says who has it, should it be taken
+        elsewhere  whether that one is a process of another host, which may be dead: then its lease
+                   is given the time to run out
+
+        Raises RoleTaken if another process has it, within a second if that is of this host;
+        StorageError if it cannot be tried.
         """
         try:
-            self._lock.acquire(timeout=ROLE_WAIT_S, poll_interval=0.05)
+            self._acquire(ROLE_WAIT_S, holder, elsewhere)
         except filelock.Timeout:
             raise RoleTaken(
                 f"{self._path}: {self._role} is already running ({holder()}); "
@@ -60,6 +67,19 @@ class RoleLock:
             raise StorageError(
                 f"{self._path}: cannot lock: {error}; check the mount options", error.errno
             ) from error
+
+    def _acquire(
+        self, timeout_s: float, holder: Callable[[], str], elsewhere: Callable[[], bool]
+    ) -> None:
+        try:
+            self._lock.acquire(timeout=timeout_s, poll_interval=0.05)
+        except filelock.Timeout:
+            if not isinstance(self._lock, filelock.SoftFileLease) or not elsewhere():
+                raise
+            log.warning("%s: leased to %s; if that one is dead the lease runs out within %g s",
+                        self._path, holder(), LEASE_S)
+            # In one go: a contender must see the lease unrefreshed for all of its duration.
+            self._lock.acquire(timeout=LEASE_S + LEASE_GRACE_S, poll_interval=0.5)
 
     def check(self) -> None:
         """Raise RoleTaken if the lease was lost to another process."""

@@ -2,29 +2,30 @@
 
     sender                                    receiver
     wait for room: seq - consumed <= window   wait until the sender's status announces seq
-    publish g00000001/net1/pool2-...412.npy   open it, check it, read it into `out`
+    put the message in place                  check it, copy it into `out`
     announce: status.published[pool2] = 412   acknowledge: status.consumed[pool2] = 412
-    unlink own files up to consumed - 1,
-    or recycle one for the next message
 
-A name is never looked up before it is announced: a client that caches the absence of a file would
-not see it for a while.
+How a message is put in place is letters.py (a file each) or slots.py (mapped memory); order, waits
+and checks are here and the same for both.  A name is never looked up before it is announced: a
+client that caches the absence of a file would not see it for a while.
 """
 
-import errno
 import logging
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
-from .errors import InvalidMessage, NonFinite, StorageError
-from .message import Array, Identity, decode, encode
-from .open_file import OpenFile
+from .errors import InvalidMessage, NonFinite
+from .letters import LetterReceiver, LetterSender
+from .message import Array, Identity
 from .peer import Peer
 from .profile import Profile
 from .records import Generation
+from .slots import SlotReceiver, SlotSender
 from .status import StatusWriter
 from .storage import Storage
 from .waiting import wait_for
@@ -34,13 +35,50 @@ log = logging.getLogger("shared_fs")
 LARGEST_SEQUENCE = 10**12 - 1  # 12 digits in the file name
 
 
-@dataclass
-class _Trail:
-    """Sequences of a channel I send: first ever, newest, and oldest still on disk."""
+class Sender(Protocol):
+    """Puts the messages of one channel in place."""
 
+    def put(self, sequence: int, array: Array, identity: Identity, consumed: int) -> None: ...
+
+    def sweep(self, consumed: int) -> None: ...
+
+    def remove(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Receiver(Protocol):
+    """Reads the messages of one channel."""
+
+    def get(self, sequence: int, out: Array, identity: Identity) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class _Outgoing:
+    """A channel I send: first sequence ever, and the newest."""
+
+    sender: Sender
     first: int
     newest: int
-    oldest: int
+
+
+@dataclass
+class _Incoming:
+    """A channel I receive: the newest sequence that was read, None before the first."""
+
+    receiver: Receiver
+    newest: int | None = None
+
+
+@dataclass
+class Traffic:
+    """Seconds in waits, and bytes of payload, of one role over all its generations."""
+
+    wait_s: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
 
 
 @dataclass
@@ -48,11 +86,14 @@ class Mailbox:
     """The channels of one role within one generation.
 
     channels  name -> (sender, receiver)
-    window    how many messages may be unread per channel; at most window + 1 files are on disk
+    window    how many messages may be unread per channel
+    mapped    the peers with which messages go through slots
+    checksum  of messages in slots, too
     nonfinite "error", "warn" or "allow" for NaN and infinity in a received message
     fsync     sync each message before announcing it
     guard     raises if this role may no longer write
-    wait_s, bytes_sent, bytes_received   totals: seconds in waits, bytes of payload
+    patience_s  seconds to try again while the disk is full or fails
+    traffic   what all mailboxes of the role have done so far
     """
 
     storage: Storage
@@ -62,15 +103,16 @@ class Mailbox:
     generation: Generation
     status: StatusWriter
     peers: dict[str, Peer]
+    mapped: frozenset[str]
+    checksum: bool
     window: int
     nonfinite: str
     fsync: bool
     guard: Callable[[], None]
-    wait_s: float = 0.0
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    _sent: dict[str, _Trail] = field(default_factory=dict)
-    _received: dict[str, int] = field(default_factory=dict)
+    patience_s: float
+    traffic: Traffic
+    _sent: dict[str, _Outgoing] = field(default_factory=dict)
+    _received: dict[str, _Incoming] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -83,23 +125,21 @@ class Mailbox:
         Raises ValueError for a wrong channel or sequence, PeerLost, PeerFailed, StorageError.
         """
         receiver = self._other_end(channel, mine=0)
-        trail = self._sent.get(channel)
-        self._check_order(channel, sequence, trail.newest if trail else None)
-        if trail is None:
-            trail = _Trail(sequence, sequence - 1, sequence)
-        self._wait_for_room(channel, sequence, trail, receiver)
+        sent = self._sent.get(channel)
+        self._check_order(channel, sequence, sent.newest if sent else None)
+        if sent is None:
+            sent = _Outgoing(self._sender(channel), sequence, sequence - 1)
+            self._sent[channel] = sent
+        self._wait_for_room(channel, sequence, sent, receiver)
         self.guard()
-        recycle = self._take_read(channel, trail, receiver)
-        if sequence - trail.oldest > self.window:
-            self._sweep(channel, trail, receiver)
-        buffers = encode(array, self._identity(channel, sequence, self.role))
-        name = self._name(channel, sequence)
-        self.storage.publish(name, buffers, fsync=self.fsync, recycle=recycle)
-        trail.newest = sequence
-        self._sent[channel] = trail
+        consumed = self._consumed(channel, sent, receiver)
+        sent.sender.put(
+            sequence, array, self._identity(channel, sequence, self.role), consumed
+        )
+        sent.newest = sequence
         self.status.update(published={channel: sequence})
-        self._sweep(channel, trail, receiver)
-        self.bytes_sent += array.nbytes
+        sent.sender.sweep(self._consumed(channel, sent, receiver))
+        self.traffic.bytes_sent += array.nbytes
 
     def recv(self, channel: str, sequence: int, out: Array) -> Array:
         """Read one message into `out`, acknowledge it, and return `out`.
@@ -108,32 +148,63 @@ class Mailbox:
         PeerLost, PeerFailed, StorageError.
         """
         sender = self._other_end(channel, mine=1)
-        self._check_order(channel, sequence, self._received.get(channel))
+        received = self._received.get(channel)
+        self._check_order(channel, sequence, received.newest if received else None)
+        if received is None:
+            received = self._received[channel] = _Incoming(self._receiver(channel))
         self._wait_for_message(channel, sequence, sender)
-        name = self._name(channel, sequence)
-        with self._open_announced(name) as file:
-            decode(file, out, self._identity(channel, sequence, sender.role))
+        identity = self._identity(channel, sequence, sender.role)
+        try:
+            received.receiver.get(sequence, out, identity)
+        except InvalidMessage as error:
+            # A client that caches pages may have shown old ones; a damaged file stays damaged.
+            log.warning("%s; reading it once more", error)
+            received.receiver.get(sequence, out, identity)
         if self.nonfinite != "allow":
-            self._check_finite(name, out)
-        self._received[channel] = sequence
+            self._check_finite(channel, sequence, out)
+        received.newest = sequence
         self.status.update(consumed={channel: sequence})
-        self.bytes_received += out.nbytes
+        self.traffic.bytes_received += out.nbytes
         return out
 
     def remove_messages(self) -> None:
         """Remove my message files and folder; only after the receivers have read them all."""
-        for channel, trail in self._sent.items():
-            for sequence in range(trail.oldest, trail.newest + 1):
-                self.storage.remove(self._name(channel, sequence))
+        for sent in self._sent.values():
+            sent.sender.remove()
         self.storage.remove_folder(self.folder)
         self.storage.remove_folder(self.generation.folder)
 
     def all_read(self) -> bool:
         """Whether the receivers have acknowledged every message I sent."""
         return all(
-            self._consumed(channel, trail, self.peers[self.channels[channel][1]]) == trail.newest
-            for channel, trail in self._sent.items()
+            self._consumed(channel, sent, self.peers[self.channels[channel][1]]) == sent.newest
+            for channel, sent in self._sent.items()
         )
+
+    def close(self) -> None:
+        """Unmap what is mapped.  Idempotent."""
+        with ExitStack() as stack:
+            for sent in self._sent.values():
+                stack.callback(sent.sender.close)
+            for received in self._received.values():
+                stack.callback(received.receiver.close)
+
+    def _sender(self, channel: str) -> Sender:
+        stem, receiver = self._stem(channel), self.channels[channel][1]
+        if receiver in self.mapped:
+            return SlotSender(
+                self.storage, stem, self.window, checksum=self.checksum, patience_s=self.patience_s
+            )
+        return LetterSender(
+            self.storage, self.profile, stem, self.window,
+            fsync=self.fsync, patience_s=self.patience_s,
+        )
+
+    def _receiver(self, channel: str) -> Receiver:
+        stem, sender = self._stem(channel), self.channels[channel][0]
+        if sender in self.mapped:
+            return SlotReceiver(self.storage, stem, self.window)
+        return LetterReceiver(self.storage, self.profile, stem)
 
     def _other_end(self, channel: str, *, mine: int) -> Peer:
         """The peer of a channel of which I am the sender (mine=0) or the receiver (mine=1)."""
@@ -154,14 +225,16 @@ class Mailbox:
         run, number = self.generation.run, self.generation.generation
         return Identity(run, number, channel, sequence, incarnation)
 
-    def _name(self, channel: str, sequence: int) -> str:
-        sender = self.channels[channel][0]
-        return f"{self.generation.folder}/{sender}/{channel}-{sequence:012d}.npy"
+    def _stem(self, channel: str) -> str:
+        """What the files of a channel begin with: "g00000001/net1/pool2"."""
+        return f"{self.generation.folder}/{self.channels[channel][0]}/{channel}"
 
-    def _wait_for_room(self, channel: str, sequence: int, trail: _Trail, receiver: Peer) -> None:
+    def _wait_for_room(
+        self, channel: str, sequence: int, sent: _Outgoing, receiver: Peer
+    ) -> None:
         def has_room() -> bool | None:
             receiver.poll()
-            if sequence - self._consumed(channel, trail, receiver) <= self.window:
+            if sequence - self._consumed(channel, sent, receiver) <= self.window:
                 return True
             receiver.judge(f"room for {channel} {sequence}")
             return None
@@ -174,8 +247,8 @@ class Mailbox:
             newest = status.published.get(channel) if status else None
             if newest is not None and newest >= sequence + self.window:
                 raise InvalidMessage(
-                    f"{self.storage.path(self._name(channel, sequence))}: expected "
-                    f"{sender.role} at sequence {sequence} of {channel}, found it at {newest}; "
+                    f"{self.storage.path(self._stem(channel))}: expected {sender.role} at sequence "
+                    f"{sequence} of {channel}, found it at {newest}; "
                     "start both roles of a channel at the same sequence"
                 )
             if newest is not None and newest >= sequence:
@@ -198,65 +271,35 @@ class Mailbox:
                 clock=self.storage,
             )
         finally:
-            self.wait_s += self.storage.monotonic() - start
+            self.traffic.wait_s += self.storage.monotonic() - start
 
-    def _consumed(self, channel: str, trail: _Trail, receiver: Peer) -> int:
+    def _consumed(self, channel: str, sent: _Outgoing, receiver: Peer) -> int:
         """Newest sequence the receiver acknowledged, first - 1 before it did."""
-        before = trail.first - 1
+        before = sent.first - 1
         consumed = receiver.status.consumed.get(channel, before) if receiver.status else before
-        if not before <= consumed <= trail.newest:
+        if not before <= consumed <= sent.newest:
             raise InvalidMessage(
                 f"{self.storage.path(self.folder)}: expected {receiver.role} to acknowledge "
-                f"{channel} {trail.first} to {trail.newest}, found {consumed}; "
+                f"{channel} {sent.first} to {sent.newest}, found {consumed}; "
                 "start both roles of a channel at the same sequence"
             )
         return consumed
 
-    def _sweep(self, channel: str, trail: _Trail, receiver: Peer) -> None:
-        """Unlink what was read, but the newest, which is kept to look at."""
-        while trail.oldest < self._consumed(channel, trail, receiver):
-            self.storage.remove(self._name(channel, trail.oldest))
-            trail.oldest += 1
-
-    def _take_read(self, channel: str, trail: _Trail, receiver: Peer) -> str | None:
-        """A file of mine that was read, to be recycled; it counts as removed.
-
-        Not on a network file system, where the receiver's client may hold pages of it.
-        """
-        if self.profile.name != "local" or trail.oldest >= self._consumed(channel, trail, receiver):
-            return None
-        trail.oldest += 1
-        return self._name(channel, trail.oldest - 1)
-
-    def _open_announced(self, name: str) -> OpenFile:
-        """Open a file that is announced, even if this client does not see its name at once."""
-        def try_open() -> OpenFile | None:
-            try:
-                return self.storage.open_checked(name)
-            except StorageError as error:
-                if error.errno not in (errno.ENOENT, errno.ESTALE):
-                    raise
-                self.storage.listing(name.rpartition("/")[0])  # refreshes a client's cache
-                return None
-
-        return wait_for(
-            try_open,
-            lambda: f"{self.storage.path(name)}, which is announced; does anybody remove files?",
-            timeout_s=self.profile.latency_wait_s,
-            longest_sleep_s=self.profile.longest_sleep_s,
-            clock=self.storage,
-        )
-
-    def _check_finite(self, name: str, out: Array) -> None:
+    def _check_finite(self, channel: str, sequence: int, out: Array) -> None:
         if out.dtype.kind not in "fc":
             return
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(out.sum()):
+                return  # nan and inf always reach the sum; the sum of finite numbers may not be
         finite = np.isfinite(out)
         if finite.all():
             return
         count = finite.size - int(np.count_nonzero(finite))
         first = tuple(int(i) for i in np.argwhere(~finite)[0])
-        where = self.storage.path(name)
-        text = f"{where}: {count} of {out.size} values are not finite, first at {first}"
+        text = (
+            f"{self.storage.path(self._stem(channel))} {sequence}: {count} of {out.size} values "
+            f"are not finite, first at {first}"
+        )
         if self.nonfinite == "error":
             raise NonFinite(f"{text}; lower the learning rate or pass nonfinite='warn'")
         log.warning("%s", text)

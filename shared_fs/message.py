@@ -2,6 +2,8 @@
 
     | magic, header | payload: prod(shape) * itemsize bytes | trailer: 104 bytes |
 
+It is a file of its own, or it lies at the beginning of a larger one that is mapped (slots.py).
+
 `numpy.load` ignores what follows the payload, so people can open a message with it; this package
 never does.  It trusts nothing but the shape, dtype and identity that it expects.
 """
@@ -29,6 +31,7 @@ _FIELDS = struct.Struct("<8sHH32s16s16sIQQI")
 _CRC = struct.Struct("<I")
 _PREFIX = struct.Struct("<6sBBH")  # of .npy: magic, major, minor, header length
 TRAILER_SIZE = _FIELDS.size + _CRC.size
+NO_CHECKSUM = 1  # a flag: the payload was in memory all the way, its crc32 was not computed
 
 _KINDS = "biufc"  # bool, signed, unsigned, float, complex: fixed size and no pointers
 
@@ -64,11 +67,29 @@ def encode(array: Array, identity: Identity) -> list[bytes | memoryview]:
     An array that is not C-ordered or not little endian is copied once.
     Raises TypeError for a dtype that is not bool, integer, float or complex.
     """
-    if array.dtype.kind not in _KINDS:
-        raise TypeError(f"{identity.channel}: cannot send dtype {array.dtype}, only numbers")
+    _check_kind(array, identity)
     array = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
     payload = _as_bytes(array)
     return [_header(array.shape, array.dtype), payload, _trailer(payload, identity)]
+
+
+def encoded_size(array: Array) -> int:
+    """Bytes of the message that carries `array`."""
+    return len(_header(array.shape, array.dtype)) + array.nbytes + TRAILER_SIZE
+
+
+def encode_into(memory: memoryview, array: Array, identity: Identity, *, checksum: bool) -> None:
+    """Write a message to the beginning of `memory`, which is large enough; one copy, no other.
+
+    Raises TypeError for a dtype that is not bool, integer, float or complex.
+    """
+    _check_kind(array, identity)
+    header = _header(array.shape, array.dtype)
+    start, end = len(header), len(header) + array.nbytes
+    memory[:start] = header
+    payload = memory[start:end]
+    np.copyto(np.frombuffer(payload, array.dtype.newbyteorder("<")).reshape(array.shape), array)
+    memory[end : end + TRAILER_SIZE] = _trailer(payload, identity, checksum=checksum)
 
 
 def decode(source: Source, out: Array, expected: Identity) -> Array:
@@ -81,8 +102,7 @@ def decode(source: Source, out: Array, expected: Identity) -> Array:
     Raises InvalidMessage if anything differs; `out` is then unspecified.
     Raises ValueError if `out` cannot be read into.
     """
-    if not (out.flags.c_contiguous and out.flags.writeable and out.dtype.isnative):
-        raise ValueError(f"{expected.channel}: out must be C-ordered, writeable and native")
+    _check_out(out, expected)
     _check_header(source, out)
     payload = _as_bytes(out)
     trailer = bytearray(TRAILER_SIZE)
@@ -90,6 +110,35 @@ def decode(source: Source, out: Array, expected: Identity) -> Array:
     source.read_exactly(memoryview(trailer))
     _check_trailer(source.path, bytes(trailer), payload, expected)
     return out
+
+
+def decode_from(path: Path, memory: memoryview, out: Array, expected: Identity) -> Array:
+    """`decode` from memory that holds the message at its beginning; one copy, no other.
+
+    A message without a checksum is accepted.  path: what the memory is, for messages.
+    """
+    _check_out(out, expected)
+    header = _header(out.shape, out.dtype)
+    start, end = len(header), len(header) + out.nbytes
+    if len(memory) < end + TRAILER_SIZE:
+        raise _invalid(path, f"{end + TRAILER_SIZE} bytes for {_kind(out)}", len(memory))
+    if memory[:start] != header:
+        raise _invalid(path, f"the header of {_kind(out)}", bytes(memory[:start]))
+    payload = _as_bytes(out)
+    payload[:] = memory[start:end]
+    trailer = bytes(memory[end : end + TRAILER_SIZE])
+    _check_trailer(path, trailer, payload, expected, allowed_flags=(0, NO_CHECKSUM))
+    return out
+
+
+def _check_kind(array: Array, identity: Identity) -> None:
+    if array.dtype.kind not in _KINDS:
+        raise TypeError(f"{identity.channel}: cannot send dtype {array.dtype}, only numbers")
+
+
+def _check_out(out: Array, expected: Identity) -> None:
+    if not (out.flags.c_contiguous and out.flags.writeable and out.dtype.isnative):
+        raise ValueError(f"{expected.channel}: out must be C-ordered, writeable and native")
 
 
 def _as_bytes(array: Array) -> memoryview:
@@ -106,18 +155,18 @@ def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     return text.getvalue()
 
 
-def _trailer(payload: memoryview, identity: Identity) -> bytes:
+def _trailer(payload: memoryview, identity: Identity, *, checksum: bool = True) -> bytes:
     fields = _FIELDS.pack(
         MAGIC,
         TRAILER_VERSION,
-        0,
+        0 if checksum else NO_CHECKSUM,
         identity.channel.encode("ascii"),
         bytes.fromhex(identity.run),
         bytes.fromhex(identity.incarnation),
         identity.generation,
         identity.sequence,
         len(payload),
-        zlib.crc32(payload),
+        zlib.crc32(payload) if checksum else 0,
     )
     return fields + _CRC.pack(zlib.crc32(fields))
 
@@ -154,7 +203,13 @@ def _check_parsed(path: Path, header: bytes, out: Array) -> None:
         raise _invalid(path, _kind(out), f"{dtype.str} {list(shape)}{order}")
 
 
-def _check_trailer(path: Path, trailer: bytes, payload: memoryview, expected: Identity) -> None:
+def _check_trailer(
+    path: Path,
+    trailer: bytes,
+    payload: memoryview,
+    expected: Identity,
+    allowed_flags: tuple[int, ...] = (0,),
+) -> None:
     fields = trailer[: _FIELDS.size]
     (crc,) = _CRC.unpack(trailer[_FIELDS.size :])
     magic, version, flags, channel, run, incarnation, generation, sequence, length, payload_crc = (
@@ -162,8 +217,9 @@ def _check_trailer(path: Path, trailer: bytes, payload: memoryview, expected: Id
     )
     if magic != MAGIC or crc != zlib.crc32(fields):
         raise _invalid(path, "an intact trailer", "a damaged one")
-    if (version, flags) != (TRAILER_VERSION, 0):
-        raise _invalid(path, f"trailer version {TRAILER_VERSION}, flags 0", (version, flags))
+    if version != TRAILER_VERSION or flags not in allowed_flags:
+        wanted = f"trailer version {TRAILER_VERSION}, flags {' or '.join(map(str, allowed_flags))}"
+        raise _invalid(path, wanted, (version, flags))
     found = Identity(
         run.hex(),
         generation,
@@ -173,7 +229,9 @@ def _check_trailer(path: Path, trailer: bytes, payload: memoryview, expected: Id
     )
     if found != expected:
         raise _invalid(path, expected, found)
-    if length != len(payload) or payload_crc != zlib.crc32(payload):
+    if length != len(payload):
+        raise _invalid(path, f"a payload of {len(payload)} bytes", length)
+    if not flags & NO_CHECKSUM and payload_crc != zlib.crc32(payload):
         raise _invalid(path, f"payload crc32 {payload_crc:08x}", f"{zlib.crc32(payload):08x}")
 
 

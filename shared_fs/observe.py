@@ -76,6 +76,8 @@ def _look(storage: Storage, role: str, hello: Hello | None) -> Observation:
     try:
         status = reader.poll()
         state = status.state if status else "starting"
+        if state == "over":
+            state = "done"  # the difference matters to the other roles only
         if state in ("starting", "running"):
             here = this_process()
             if hello.process.has_exited(here):

@@ -1,10 +1,15 @@
 """A file of a peer, open for reading."""
 
+import mmap
+import os
 from pathlib import Path
 from types import TracebackType
 
 from .errors import InvalidMessage
 from .system_calls import SystemCalls
+
+# O_NONBLOCK: opening a FIFO that somebody put in the folder must not hang.
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class OpenFile:
@@ -18,6 +23,15 @@ class OpenFile:
         self._calls, self._fd, self._name = calls, fd, name
         self.path = calls.path(name)
         self.size = size
+
+    def map(self) -> mmap.mmap:
+        """All of it in memory, read-only, shared with who writes it."""
+        with self._calls.explaining("map", self._name):
+            return self._calls.map(self._fd, self.size, writable=False)
+
+    def check_size(self) -> None:
+        """Raise InvalidMessage if it is shorter now than when it was opened."""
+        check_size(self._calls, self._fd, self._name, self.size)
 
     def read_exactly(self, buffer: memoryview) -> None:
         """Fill `buffer` from where the last read ended.
@@ -34,6 +48,10 @@ class OpenFile:
                     )
                 buffer = buffer[count:]
 
+    def close(self) -> None:
+        """Let go of it."""
+        self._calls.close(self._fd)
+
     def __enter__(self) -> "OpenFile":
         return self
 
@@ -43,7 +61,18 @@ class OpenFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._calls.close(self._fd)
+        self.close()
+
+
+def check_size(calls: SystemCalls, fd: int, name: str, expected: int) -> None:
+    """Raise InvalidMessage if an open file has become shorter: its mapping must not be touched."""
+    with calls.explaining("inspect", name):
+        size = calls.fstat(fd).st_size
+    if size < expected:
+        raise InvalidMessage(
+            f"{calls.path(name)}: expected {expected} bytes, found {size}: something has cut it; "
+            "start again in a fresh folder"
+        )
 
 
 def irregular(path: Path, found: str) -> InvalidMessage:

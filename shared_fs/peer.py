@@ -4,15 +4,19 @@ Only my own monotonic clock is used, and only changes of the peer's status count
 another host is ever compared with mine.
 """
 
+import logging
 import math
+from collections.abc import Callable
 
-from .errors import PeerFailed, PeerLost
+from .errors import InvalidMessage, PeerFailed, PeerLost, PeerRestarted, PeerStopped
 from .process import Process
 from .status import Status, StatusReader, printable
 from .storage import Storage
-from .waiting import wait_for
+
+log = logging.getLogger("shared_fs")
 
 PROCESS_CHECK_S = 0.2
+DAMAGED_WARNING_S = 10.0
 # A gap between two of my own polls counts as at most this much silence of the peer: while I
 # compute, or am stopped, I cannot say that it was silent.
 LONGEST_GAP_S = 1.0
@@ -21,8 +25,13 @@ LONGEST_GAP_S = 1.0
 class Peer:
     """A role other than mine, after the handshake.
 
-    peer_timeout_s      seconds without any change of its status until it is lost
+    me                  my own process
+    incarnation_now     the incarnation that its hello names now, None if that cannot be read
+    peer_timeout_s      seconds without any change of its status until it is lost, and seconds that
+                        a peer which ended has to come back
     progress_timeout_s  seconds of heartbeats without any progress until it is lost
+    may_return          whether a peer that ended can begin anew and go on from a checkpoint
+    stop_waiting        asked while a peer is gone; True: do not wait for its return
     """
 
     def __init__(
@@ -33,14 +42,21 @@ class Peer:
         reader: StatusReader,
         *,
         me: Process,
+        incarnation: str,
+        incarnation_now: Callable[[], str | None],
         peer_timeout_s: float,
         progress_timeout_s: float,
+        may_return: bool = False,
+        stop_waiting: Callable[[], bool] = lambda: False,
     ) -> None:
         self.role, self.process = role, process
         self._storage, self._reader, self._me = storage, reader, me
+        self._incarnation, self._incarnation_now = incarnation, incarnation_now
         self._peer_timeout_s, self._progress_timeout_s = peer_timeout_s, progress_timeout_s
+        self._may_return, self._stop_waiting = may_return, stop_waiting
         self.status: Status | None = None
-        self._silent_s = self._stuck_s = 0.0
+        self._silent_s = self._stuck_s = self._gone_s = self._damaged_s = 0.0
+        self._gone = ""
         self._last_poll = storage.monotonic()
         self._last_check = -math.inf
 
@@ -50,13 +66,20 @@ class Peer:
         gap, self._last_poll = min(now - self._last_poll, LONGEST_GAP_S), now
         self._silent_s += gap
         self._stuck_s += gap
+        self._gone_s += gap
         status = self._reader.poll()
+        self._note_damage(gap)
         if status is not None:
             self._silent_s = 0.0
             if self.status is None or _progress(status) != _progress(self.status):
                 self._stuck_s = 0.0
             self.status = status
         return self.status
+
+    @property
+    def state(self) -> str:
+        """What it said last; "starting" before it said anything."""
+        return self.status.state if self.status else "starting"
 
     def expect_progress(self) -> None:
         """Start a new wait: what the peer did while I was busy is not held against it."""
@@ -65,59 +88,75 @@ class Peer:
     def judge(self, awaited: str) -> None:
         """Raise if nothing more can be expected of this peer; call after `poll` brought no news.
 
-        Raises PeerFailed if it reported an error, PeerLost if it ended, is silent or is stuck.
+        Raises PeerRestarted if it began anew, PeerFailed if it reported an error, PeerStopped or
+        PeerLost if it ended, is silent or is stuck, InvalidMessage if its status block is garbage.
         """
-        state = self.status.state if self.status else "starting"
+        state = self.state
         if state == "failed":
             error = printable(self.status.error) if self.status else ""
             raise PeerFailed(f"{self._who()} failed while I waited for {awaited}: {error}")
-        if state in ("done", "stopping"):
-            raise PeerLost(f"{self._who()} is {state}, but I still waited for {awaited}")
-        if self._has_exited():
+        if state in ("done", "over"):
+            raise PeerLost(f"{self._who()} is done, but I still waited for {awaited}")
+        exited = self._check_process()
+        if state == "stopping":
+            self._await_return("stopped", awaited, PeerStopped)
+        elif exited or self._gone:
             before = self.status
-            if self.poll() is before:  # its last words may have come after my last poll
-                raise PeerLost(f"{self._who()} exited while I waited for {awaited}")
-            return
-        if self._silent_s >= self._peer_timeout_s:
-            raise PeerLost(self._expired("no sign of life", self._peer_timeout_s, awaited))
-        if self._stuck_s >= self._progress_timeout_s:
+            if self._gone or self.poll() is before:  # last words may have come after my last poll
+                self._await_return("exited", awaited, PeerLost)
+        elif self._silent_s >= self._peer_timeout_s:
+            self._give_up_silent(awaited)
+        elif self._stuck_s >= self._progress_timeout_s:
             raise PeerLost(self._expired("heartbeats only", self._progress_timeout_s, awaited))
-
-    def wait_until_done(self, longest_sleep_s: float) -> None:
-        """Wait for its state "done".  Raises PeerLost or PeerFailed if it will not come."""
-
-        def is_done() -> bool | None:
-            status = self.poll()
-            if status is not None and status.state == "done":
-                return True
-            self.judge("it to be done")
-            return None
-
-        self.expect_progress()
-        wait_for(
-            is_done,
-            lambda: f"{self.describe()}; it is not done yet",
-            timeout_s=math.inf,
-            longest_sleep_s=longest_sleep_s,
-            clock=self._storage,
-        )
 
     def describe(self) -> str:
         """The peer in one phrase: "net2: last step 411 (8.2 s ago), beats arriving"."""
         step = self.status.step if self.status else None
         where = "no step yet" if step is None else f"last step {step} ({self._stuck_s:.1f} s ago)"
         beats = "beats arriving" if self._silent_s < 10 else f"silent for {self._silent_s:.0f} s"
-        return f"{self.role}: {where}, {beats}"
+        return f"{self.role}: {where}, {self._gone or beats}"
 
     def close(self) -> None:
         """Let go of its status block; `status` stays.  Idempotent."""
         self._reader.close()
 
-    def _has_exited(self) -> bool:
+    def _check_process(self) -> bool:
+        """Whether its process has ended, looked up now and then; raises if it began anew."""
         if self._last_poll - self._last_check < PROCESS_CHECK_S:
             return False
         self._last_check = self._last_poll
+        if self._incarnation_now() not in (None, self._incarnation):
+            raise PeerRestarted(f"{self.role} began anew; go back to the last common checkpoint")
         return self.process.has_exited(self._me)
+
+    def _await_return(self, how: str, awaited: str, lost: type[PeerLost]) -> None:
+        """Give a peer that has ended the time to begin anew, or raise `lost`."""
+        if not self._gone:
+            self._gone, self._gone_s = how, 0.0
+            if self._may_return and not self._stop_waiting():
+                log.info("%s %s; waiting up to %g s for it to be started again",
+                         self._who(), how, self._peer_timeout_s)
+        text = f"{self._who()} {how} while I waited for {awaited}"
+        if not self._may_return or self._stop_waiting():
+            raise lost(text)
+        if self._gone_s >= self._peer_timeout_s:
+            raise lost(f"{text}, and was not started again within {self._peer_timeout_s:g} s")
+
+    def _give_up_silent(self, awaited: str) -> None:
+        if self._reader.damaged:
+            raise InvalidMessage(
+                f"the status block of {self._who()} has been garbage for {self._damaged_s:.0f} s "
+                f"while I waited for {awaited}; does anything else write into the folder?"
+            )
+        raise PeerLost(self._expired("no sign of life", self._peer_timeout_s, awaited))
+
+    def _note_damage(self, gap: float) -> None:
+        if not self._reader.damaged:
+            self._damaged_s = 0.0
+            return
+        before, self._damaged_s = self._damaged_s, self._damaged_s + gap
+        if before < DAMAGED_WARNING_S <= self._damaged_s:
+            log.warning("the status block of %s is garbage; waiting for a whole one", self._who())
 
     def _who(self) -> str:
         return f"{self.role} (pid {self.process.pid} on {printable(self.process.host)})"

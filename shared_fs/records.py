@@ -1,8 +1,10 @@
 """The JSON files of the handshake: hello per role, generation, RUN.json; read with care."""
 
+import errno
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,10 +13,12 @@ import filelock
 import numpy as np
 
 from .errors import InvalidMessage
+from .lineage import Checkpoint
 from .process import Process
 from .storage import Storage
 
-PROTOCOL = 1
+PROTOCOL = 2
+_GENERATION = re.compile(r"([0-9]{8})\.json")
 HELLO_LIMIT = 64 * 1024  # bytes
 RECORD_LIMIT = 256 * 1024
 
@@ -25,7 +29,9 @@ class Hello:
 
     answers      role -> the incarnation of it that I have seen
     committed    number of the generation I committed as the leader, 0 before
-    checkpoints  (generation, step, digest) of each checkpoint I could start from
+    profile      "local" or "network": what it takes the file system for
+    home         names where this role keeps its checkpoints, "" if it keeps none
+    checkpoints  what I can start from
     """
 
     role: str
@@ -37,27 +43,38 @@ class Hello:
     committed: int = 0
     protocol: int = PROTOCOL
     versions: dict[str, str] = field(default_factory=dict)
-    checkpoints: tuple[tuple[int, int, str], ...] = ((0, 0, ""),)
+    profile: str = "network"
+    home: str = ""
+    checkpoints: tuple[Checkpoint, ...] = ()
 
     @classmethod
     def of(
-        cls, role: str, incarnation: str, process: Process, agreement: Mapping[str, Any]
+        cls,
+        role: str,
+        incarnation: str,
+        process: Process,
+        agreement: Mapping[str, Any],
+        **beliefs: Any,
     ) -> "Hello":
-        """The first hello of a role, which answers nobody yet."""
+        """The first hello of a role, which answers nobody yet; `beliefs` are its other fields."""
         versions = {
             "python": platform.python_version(),
             "numpy": np.__version__,
             "filelock": filelock.__version__,
         }
         digest = hashlib.sha256(canonical(agreement)).hexdigest()
-        return cls(role, incarnation, process, dict(agreement), digest, versions=versions)
+        return cls(
+            role, incarnation, process, dict(agreement), digest, versions=versions, **beliefs
+        )
 
 
 @dataclass(frozen=True)
 class Generation:
     """One agreed start: from which generation's checkpoint (base, start_step), and who takes part.
 
-    A message or status of any other incarnation does not belong to it.
+    A message or status of any other incarnation does not belong to it.  homes: role -> where it
+    keeps its checkpoints, agreements: role -> sha256 of its settings; who begins anew must bring
+    the same.
     """
 
     generation: int
@@ -65,7 +82,8 @@ class Generation:
     start_step: int
     run: str
     incarnations: dict[str, str]
-    agreement_sha256: str
+    homes: dict[str, str]
+    agreements: dict[str, str]
 
     @property
     def folder(self) -> str:
@@ -106,10 +124,25 @@ def read_hello(storage: Storage, role: str) -> Hello | None:
     """The hello of a role, None if it is absent or unreadable (its owner may yet replace it)."""
     raw = _read(storage, _hello_name(role), HELLO_LIMIT)
     try:
-        hello = Hello(**{**raw, "process": Process(**raw["process"])})
+        checkpoints = tuple(Checkpoint(**held) for held in raw["checkpoints"])
+        process = Process(**raw["process"])
+        hello = Hello(**{**raw, "process": process, "checkpoints": checkpoints})
     except (TypeError, KeyError):
         return None
     return hello if _is_sound(hello) and hello.role == role else None
+
+
+def still_mine(storage: Storage, role: str, incarnation: str) -> bool:
+    """Whether the hello of my role is still the one of `incarnation`; cheap, as it is asked often.
+
+    Raises StorageError if it is gone, for then so is the folder.
+    """
+    hello = storage.read_small(_hello_name(role), HELLO_LIMIT)
+    if hello is None:
+        with storage.explaining("find", _hello_name(role)):
+            raise FileNotFoundError(errno.ENOENT, "it was there and is gone")
+    # The incarnations of other roles are in `answers`; mine can only be my own.
+    return incarnation.encode("ascii") in hello
 
 
 def generation_name(number: int) -> str:
@@ -130,8 +163,30 @@ def read_generation(storage: Storage, number: int) -> Generation | None:
         generation = Generation(**raw)
     except TypeError:
         return None
-    sound = isinstance(generation.run, str) and isinstance(generation.incarnations, dict)
+    numbers = (generation.generation, generation.base, generation.start_step)
+    sound = (
+        all(type(value) is int for value in numbers)
+        and isinstance(generation.run, str)
+        and all(
+            isinstance(by_role, dict)
+            for by_role in (generation.incarnations, generation.homes, generation.agreements)
+        )
+    )
     return generation if sound and generation.generation == number else None
+
+
+def committed_numbers(storage: Storage) -> list[int]:
+    """The numbers of all generations that were ever committed here, oldest first."""
+    found = (_GENERATION.fullmatch(name) for name in storage.listing("gen"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def newest_generation(storage: Storage) -> Generation | None:
+    """The newest committed generation that can be read, None if there is none."""
+    for number in reversed(committed_numbers(storage)):
+        if (generation := read_generation(storage, number)) is not None:
+            return generation
+    return None
 
 
 def write_run(storage: Storage, generation: Generation, leader: Hello) -> None:
@@ -173,4 +228,8 @@ def _is_sound(hello: Hello) -> bool:
         and type(hello.committed) is int
         and isinstance(hello.answers, dict)
         and isinstance(hello.agreement, dict)
+        and isinstance(hello.home, str)
+        and isinstance(hello.profile, str)
+        and all(type(n) is int for c in hello.checkpoints for n in (c.generation, c.step))
+        and all(isinstance(c.run, str) for c in hello.checkpoints)
     )

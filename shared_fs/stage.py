@@ -44,6 +44,8 @@ def update_stage(storage: Storage, profile: Profile, role: str, **stage: Any) ->
 
 
 def _write(storage: Storage, role: str, stage: dict[str, Any]) -> None:
+    # Under the lock nobody else writes this file, so what is half written is of a dead process.
+    storage.sweep(".", lambda name: name.startswith(f".{NAME}.") and name.endswith(".part"))
     now = read_stage(storage)
     roles = {**now["roles"], role: stage}
     changed = {"version": now["version"] + 1, **stage, "last_role": role, "roles": roles}

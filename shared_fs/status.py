@@ -14,17 +14,20 @@ import mmap
 import re
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .errors import ExchangeError
-from .storage import BLOCK_SIZE, Storage
+from .blocks import BLOCK_SIZE
+from .errors import ExchangeError, InvalidMessage
+from .storage import Storage
 
 log = logging.getLogger("shared_fs")
 
 BEAT_S = 2.0
-STATES = ("starting", "running", "done", "stopping", "failed")
+# "over" is said only by a role that has seen every role done: nobody will need it any more.
+STATES = ("starting", "running", "done", "over", "stopping", "failed")
+MOST_HELD = 8  # checkpoints named in a block
 LONGEST_ERROR = 1000  # characters kept of an error text
 
 
@@ -48,7 +51,7 @@ class Status:
     step         iteration the role is in, None before it reported one
     published    channel -> newest sequence that may be looked up
     consumed     channel -> newest sequence that was read; the acknowledgement
-    durable      (generation, step) of the newest checkpoint
+    held         (generation, step) of the checkpoints it can start from
     info         a few free JSON values for people and for the peer
     """
 
@@ -59,7 +62,7 @@ class Status:
     step: int | None = None
     published: dict[str, int] = field(default_factory=dict)
     consumed: dict[str, int] = field(default_factory=dict)
-    durable: tuple[int, int] = (0, 0)
+    held: tuple[tuple[int, int], ...] = ()
     error: str = ""
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -113,9 +116,10 @@ def from_block(block: bytes) -> tuple[int, Status] | None:
 
 def _checked(raw: dict[str, Any]) -> Status:
     """A Status from parsed JSON; ValueError, TypeError or KeyError if a field is not its kind."""
-    generation, step = raw["durable"]
-    status = Status(**{**raw, "durable": (generation, step)})
-    numbers = [status.generation, status.beat, generation, step, status.step or 0]
+    held = tuple((generation, step) for generation, step in raw["held"])
+    status = Status(**{**raw, "held": held})
+    numbers = [status.generation, status.beat, status.step or 0]
+    numbers += [n for pair in held for n in pair]
     numbers += [*status.published.values(), *status.consumed.values()]
     texts = [status.incarnation, status.error]
     if status.state not in STATES or not isinstance(status.info, dict):
@@ -129,12 +133,21 @@ class StatusWriter:
     """My own block: every update rewrites it, and a thread rewrites it every 2 s as a heartbeat.
 
     Safe to use from several threads.  fsync says whether each rewrite is synced, which a peer
-    on a network file system needs to see it.
+    on a network file system needs to see it.  guard raises if this role may no longer write.
     Raises StorageError if the block cannot be created.
     """
 
-    def __init__(self, storage: Storage, role: str, incarnation: str, *, fsync: bool) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        role: str,
+        incarnation: str,
+        *,
+        fsync: bool,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
         self._storage, self._name, self._fsync = storage, block_name(role), fsync
+        self._guard = guard
         self._lock = threading.Lock()
         self._counter = 1
         self._status = Status(incarnation)
@@ -160,13 +173,16 @@ class StatusWriter:
         """Rewrite the block with some fields changed; mappings are merged into what is there.
 
         Raises ExchangeError if the heartbeat has stopped (the peers would give this role up),
-        StorageError if the block cannot be written, ValueError if it no longer fits.
+        RoleTaken if another process has taken the role over, StorageError if the block cannot be
+        written, ValueError if it no longer fits.
         """
         if not self._thread.is_alive():
+            self._guard()  # being superseded is the better reason, if it is one
             raise ExchangeError(
                 f"{self._storage.path(self._name)}: the heartbeat of this role has stopped "
                 f"({self._failure or 'closed'}); start it again"
             )
+        self._guard()
         with self._lock:
             now = self._status
             merged = replace(
@@ -178,8 +194,16 @@ class StatusWriter:
             )
             self._write(self._fd, merged)
 
+    def begin_anew(self, incarnation: str) -> None:
+        """Forget what was said so far: the same process starts again as another incarnation."""
+        with self._lock:
+            self._write(self._fd, Status(incarnation, beat=self._status.beat))
+
     def close(self, *, state: str, error: str = "") -> None:
-        """Stop the heartbeat and write the last state; `error` is cut to one line of 1000 bytes."""
+        """Stop the heartbeat and write the last state; `error` is cut to one line of 1000 bytes.
+
+        Raises RoleTaken, and writes nothing, if another process has taken the role over.
+        """
         if self._fd < 0:
             return
         self._stop.set()
@@ -188,6 +212,7 @@ class StatusWriter:
             fd, self._fd = self._fd, -1
             last = replace(self._status, state=state, error=printable(error))
             try:
+                self._guard()
                 # The error matters more than the info if there is no room for both.
                 self._write(fd, last if _fits(last) else replace(last, info={}))
             finally:
@@ -202,6 +227,7 @@ class StatusWriter:
     def _beat(self) -> None:
         try:
             while not self._stop.wait(BEAT_S):
+                self._guard()
                 with self._lock:
                     self._write(self._fd, replace(self._status, beat=self._status.beat + 1))
         except Exception as error:
@@ -210,10 +236,20 @@ class StatusWriter:
             log.error("heartbeat stopped: %s", error)
 
 
+def read_status(storage: Storage, role: str) -> Status | None:
+    """The block of a role as it is now, read once; None if there is none or it is damaged."""
+    try:
+        parsed = from_block(storage.read_small(block_name(role), BLOCK_SIZE) or b"")
+    except InvalidMessage:
+        return None
+    return parsed[1] if parsed else None
+
+
 class StatusReader:
     """The block of a peer, polled through a kept descriptor.
 
-    direct  read past the page cache of this client; see `Profile.direct_status`
+    direct   read past the page cache of this client; see `Profile.direct_status`
+    damaged  whether what was read last is no block at all; a torn one is whole soon after
     Raises StorageError if there is no such block.
     """
 
@@ -223,6 +259,7 @@ class StatusReader:
         self._buffer = mmap.mmap(-1, BLOCK_SIZE)  # page aligned, as O_DIRECT demands
         self._seen = b""
         self._counter = 0
+        self.damaged = False
 
     def poll(self) -> Status | None:
         """The newest status, or None: nothing new, or a torn, stale or foreign block.
@@ -230,12 +267,14 @@ class StatusReader:
         Raises StorageError if the block can no longer be read.
         """
         if self._storage.read_block(self._fd, self._name, self._buffer) != BLOCK_SIZE:
+            self.damaged = True
             return None
         block = self._buffer[:]
         if block == self._seen:
             return None
         self._seen = block
         parsed = from_block(block)
+        self.damaged = parsed is None
         if parsed is None or parsed[0] <= self._counter:
             return None
         counter, status = parsed

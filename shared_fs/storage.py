@@ -1,28 +1,32 @@
 """The only way to the disk: what makes a file complete or absent, from single system calls."""
 
 import errno
-import mmap
 import os
 import stat
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
+from .blocks import BlockStorage
 from .errors import InvalidMessage, StorageError
-from .open_file import OpenFile, irregular
-from .system_calls import SystemCalls
-
-BLOCK_SIZE = 4096  # bytes of a status block: one page, and a multiple of every O_DIRECT alignment
+from .open_file import READ, OpenFile, irregular
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _REWRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-# O_NONBLOCK: opening a FIFO that somebody put in the folder must not hang.
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _NO_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-class Storage(SystemCalls):
+class _Part(NamedTuple):
+    """A complete file that is not in place yet, and how to know it again."""
+
+    name: str
+    device: int
+    inode: int
+
+
+class Storage(BlockStorage):
     """One exchange folder, held open; all names are relative to it ("hello/net1.json").
 
     The inherited methods are single system calls and raise OSError; the methods here hold the
@@ -46,7 +50,12 @@ class Storage(SystemCalls):
             self.explaining("publish", name),
             self._part(name, data, fsync=fsync, recycle=recycle) as part,
         ):
-            self.replace(part, name)
+            try:
+                self.replace(part.name, name)
+            except OSError:
+                # A server that did it may still answer an error (NFS, a retransmitted request).
+                if not self._is_in_place(name, part):
+                    raise
 
     def publish_durable(self, name: str, data: bytes) -> None:
         """`publish`, and the name too survives a power loss."""
@@ -59,7 +68,7 @@ class Storage(SystemCalls):
         link(2) is the test and the commit in one; rename would silently replace a winner.
         """
         with self.explaining("create", name), self._part(name, [data], fsync=True) as part:
-            created = self._link_once(part, name, data)
+            created = self._link_once(part.name, name, data)
         self.sync_folder(os.path.dirname(name))
         return created
 
@@ -91,7 +100,7 @@ class Storage(SystemCalls):
         """
         try:
             with self.explaining("open", name):
-                fd = self.open(name, _READ)
+                fd = self.open(name, READ)
         except StorageError as error:
             if error.errno == errno.ELOOP:
                 raise irregular(self.path(name), "a symbolic link") from error
@@ -111,7 +120,7 @@ class Storage(SystemCalls):
         with self.explaining("create the folder", name):
             with suppress(FileExistsError):
                 self.mkdir(name)
-            self.close(self.open(name, _READ | os.O_DIRECTORY))
+            self.close(self.open(name, READ | os.O_DIRECTORY))
 
     def listing(self, name: str) -> list[str]:
         """The visible names in a folder; empty if the folder is absent."""
@@ -127,6 +136,21 @@ class Storage(SystemCalls):
         """Unlink one file of mine; already gone is fine."""
         with self.explaining("remove", name), suppress(FileNotFoundError):
             self.unlink(name)
+
+    def sweep(self, folder: str, owns: Callable[[str], bool] = lambda name: True) -> None:
+        """Remove the files of mine in a folder, hidden ones too: those whose name `owns` accepts.
+
+        An absent folder is fine.
+        """
+        try:
+            with self.explaining("list", folder):
+                names = self.listdir(folder)
+        except StorageError as error:
+            if error.errno == errno.ENOENT:
+                return
+            raise
+        for name in filter(owns, names):
+            self.remove(os.path.join(folder, name))
 
     def remove_folder(self, name: str) -> bool:
         """Remove a folder if it is empty; False if it is not."""
@@ -148,55 +172,25 @@ class Storage(SystemCalls):
             finally:
                 self.close(fd)
 
-    # Status blocks: one page per role, created once, rewritten in place, polled.
-
-    def create_block(self, name: str, block: bytes) -> int:
-        """Create (or adopt) a status block, write it once and return a descriptor to rewrite it."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with self.explaining("create the status block", name):
-            fd = self.open(name, flags)
-        try:
-            self.write_block(fd, name, block, fsync=True)
-        except BaseException:
-            self.close(fd)
-            raise
-        return fd
-
-    def write_block(self, fd: int, name: str, block: bytes, *, fsync: bool) -> None:
-        """Rewrite a status block in place with one pwrite."""
-        with self.explaining("write the status block", name):
-            if self.pwrite(fd, block, 0) != len(block):
-                raise OSError(errno.EIO, "short write")
-            if fsync:
-                self.fsync(fd)
-
-    def open_block(self, name: str, *, direct: bool) -> int:
-        """A descriptor to poll a status block with; `direct` bypasses the client's page cache."""
-        with self.explaining("open the status block", name):
-            if direct:
-                with suppress(OSError):  # some FUSE and older tmpfs refuse O_DIRECT
-                    return self._open_direct(name)
-            return self.open(name, _READ)
-
-    def read_block(self, fd: int, name: str, buffer: mmap.mmap) -> int:
-        """Read a status block into a page-aligned buffer; the number of bytes read."""
-        with self.explaining("read the status block", name):
-            return self.pread_into(fd, buffer, 0)
-
-    def close_block(self, fd: int, name: str) -> None:
-        """Close a status block; a network file system may report a lost write only here."""
-        with self.explaining("close the status block", name):
-            self.close(fd)
-
-    def _open_direct(self, name: str) -> int:
-        fd = self.open(name, _READ | getattr(os, "O_DIRECT", 0))
-        try:
-            with mmap.mmap(-1, BLOCK_SIZE) as probe:
-                self.pread_into(fd, probe, 0)  # some accept the flag and refuse the read
-        except OSError:
-            self.close(fd)
-            raise
-        return fd
+    def require_space(self, files: Iterable[int]) -> None:
+        """Raise StorageError unless files of these sizes [bytes] fit, and half as much again."""
+        sizes = list(files)
+        with self.explaining("inspect the disk of", "."):
+            disk = self.statvfs()
+        free, needed = disk.f_bavail * disk.f_frsize, int(1.5 * sum(sizes))
+        if free < needed:
+            raise StorageError(
+                f"{self.root}: expected {needed / 1e6:.1f} MB of free space for the messages in "
+                f"flight, found {free / 1e6:.1f} MB; free space there or take smaller batches",
+                errno.ENOSPC,
+            )
+        # Some file systems do not count inodes and say 0 of 0.
+        if disk.f_files and disk.f_favail < 2 * len(sizes):
+            raise StorageError(
+                f"{self.root}: expected {2 * len(sizes)} free inodes, found {disk.f_favail}; "
+                "remove files there",
+                errno.ENOSPC,
+            )
 
     @contextmanager
     def _part(
@@ -206,7 +200,7 @@ class Storage(SystemCalls):
         *,
         fsync: bool,
         recycle: str | None = None,
-    ) -> Iterator[str]:
+    ) -> Iterator[_Part]:
         """A complete hidden file beside `name`, gone again afterwards whatever happens."""
         folder, base = os.path.split(name)
         part = os.path.join(folder, f".{base}.{uuid.uuid4().hex}.part")
@@ -219,13 +213,26 @@ class Storage(SystemCalls):
                     self.ftruncate(fd, sum(len(buffer) for buffer in data))
                 if fsync:
                     self.fsync(fd)
+                info = self.fstat(fd)
             finally:
                 self.close(fd)  # NFS may report a full disk only here
-            yield part
+            yield _Part(part, info.st_dev, info.st_ino)
         except BaseException:
             with suppress(OSError):
                 self.unlink(part)
             raise
+
+    def _is_in_place(self, name: str, part: _Part) -> bool:
+        """Whether `name` is the very file that was written as `part`."""
+        try:
+            fd = self.open(name, READ)
+        except OSError:
+            return False
+        try:
+            info = self.fstat(fd)
+        finally:
+            self.close(fd)
+        return (info.st_dev, info.st_ino) == (part.device, part.inode)
 
     def _open_part(self, part: str, recycle: str | None) -> int:
         if recycle:
@@ -251,7 +258,7 @@ class Storage(SystemCalls):
 
     def _linked_twice(self, part: str) -> bool:
         """Whether an EEXIST came from a retransmitted link that had already succeeded (NFS)."""
-        fd = self.open(part, _READ)
+        fd = self.open(part, READ)
         try:
             won = self.fstat(fd).st_nlink == 2
         finally:

@@ -86,6 +86,13 @@ class SystemCalls:
     def ftruncate(self, fd: int, size: int) -> None:
         os.ftruncate(fd, size)
 
+    def allocate(self, fd: int, size: int) -> None:
+        os.posix_fallocate(fd, 0, size)
+
+    def map(self, fd: int, size: int, *, writable: bool) -> mmap.mmap:
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        return mmap.mmap(fd, size, mmap.MAP_SHARED, access)
+
     def fstat(self, fd: int) -> os.stat_result:
         return os.fstat(fd)
 
@@ -110,6 +117,9 @@ class SystemCalls:
             return os.listdir(fd)
         finally:
             self.close(fd)
+
+    def statvfs(self) -> os.statvfs_result:
+        return os.fstatvfs(self._directory)
 
     def monotonic(self) -> float:
         return time.monotonic()

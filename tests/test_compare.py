@@ -205,7 +205,7 @@ def test_a_comparison_goes_on_where_it_was_killed(tmp_path):
     # Half a run: settings, and metrics that no training would have written.
     torn = Run(folder / "frozen-s1")
     torn.start("dual", _frozen(folder))
-    torn.open_metrics("net1", {}).write({"step": 99})
+    torn.open_metrics("net1", {}).write({"step": 99, "split": "train", "generation": 1})
     with Folder(folder).held():
         code, _, err = finish(*words, folder=tmp_path)
         assert code == 2 and "another process trains in all" in err

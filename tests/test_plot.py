@@ -32,11 +32,11 @@ def make_run(folder, roles=("net1", "net2"), loss=1.0, collapsed=False, diverged
         for step in (10, 20, 30):
             accuracy = {} if role == "net1" else {"accuracy": step / 100}
             collapse = {"dual/collapsed": collapsed and step > 10} if role == "net2" else {}
-            metrics.write({"step": step, "time_s": step / 2, "split": "train",
+            metrics.write({"step": step, "time_s": step / 2, "split": "train", "generation": 1,
                            "loss": loss / step, **accuracy, **figures, **collapse})
         if role != "net1":
-            metrics.write({"step": 30, "time_s": 16.0, "split": "test", "loss": 1.0,
-                           "accuracy": 0.4, "dual/accuracy_merged": 0.3})
+            metrics.write({"step": 30, "time_s": 16.0, "split": "test", "generation": 1,
+                           "loss": 1.0, "accuracy": 0.4, "dual/accuracy_merged": 0.3})
     if diverged is not None:
         run.write_divergence(diverged, "the loss is nan")
     return folder
@@ -115,7 +115,8 @@ def test_the_figure_says_which_runs_collapsed_or_diverged(tmp_path):
 def test_a_collapse_that_a_run_recovered_from_is_not_marked(tmp_path):
     run = make_run(tmp_path / "run", collapsed=True)
     Run(run).open_metrics("net2", {}).write({"step": 40, "time_s": 20.0, "split": "train",
-                                             "loss": 1.0, "dual/collapsed": False})
+                                             "generation": 1, "loss": 1.0,
+                                             "dual/collapsed": False})
     assert not any("COLLAPSED" in word for word in words_of([run], tmp_path / "out.svg"))
 
 

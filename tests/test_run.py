@@ -4,9 +4,12 @@ import json
 
 import pytest
 
+from dualnet.checkpoints import Spent
 from dualnet.errors import UserError
 from dualnet.methods.dual.settings import DualConfig
-from dualnet.run import MetricsReader, Run
+from dualnet.metrics import MetricsReader
+from dualnet.run import Run
+from shared_fs import Checkpoint
 
 SETTINGS = DualConfig().resolved()
 
@@ -32,16 +35,62 @@ def test_a_reader_takes_whole_lines_as_they_come(tmp_path):
     assert reader.new() == []
 
 
-def test_a_run_is_not_replaced_unless_asked(tmp_path):
+def test_a_finished_run_is_not_replaced_unless_asked(tmp_path):
     run = Run(tmp_path / "run")
     run.start("dual", SETTINGS)
-    with pytest.raises(UserError, match="holds a run that did not finish; choose another folder"):
-        run.start("dual", SETTINGS)
     run.write_summary({"test_accuracy": 0.5})
-    with pytest.raises(UserError, match="holds a finished run"):
+    with pytest.raises(UserError, match="holds a finished run; choose another folder"):
         run.start("dual", SETTINGS)
     run.start("dual", SETTINGS, overwrite=True)
     assert not run.summary_path.exists() and run.config_path.exists()
+
+
+def test_a_run_that_was_interrupted_goes_on_with_the_same_settings_only(tmp_path):
+    run = Run(tmp_path / "run")
+    run.start("dual", SETTINGS)
+    run.open_metrics("net1", {}).write({"step": 1})
+    run.start("dual", SETTINGS.replace(threads=3))      # a setting of the machine may change
+    assert run.roles == ["net1"]
+    with pytest.raises(UserError, match=r"belongs to a run with lr = 0\.01, not 0\.5"):
+        run.start("dual", SETTINGS.replace(lr=0.5))
+    with pytest.raises(UserError, match="belongs to a run with method = 'dual', not 'single'"):
+        run.start("single", SETTINGS)
+    run.start("dual", SETTINGS, overwrite=True)
+    assert run.roles == []
+
+
+def test_a_home_is_drawn_once_and_taken_back_if_nothing_was_trained(tmp_path):
+    run = Run(tmp_path / "run")
+    home = run.home("net1")
+    assert len(bytes.fromhex(home)) == 16
+    assert (run.home("net1"), run.home("net1") == run.home("net2")) == (home, False)
+    run.leave("net1")
+    assert (tmp_path / "run" / "net2" / "home").exists() and not (tmp_path / "run/net1").exists()
+    run.leave("net2")
+    assert not run.folder.exists()
+    again = run.home("net1")
+    assert again != home
+    run.join("dual", SETTINGS)
+    run.leave("net1")
+    assert run.home("net1") == again
+
+
+def test_it_goes_on_from_the_newest_checkpoint_that_all_roles_hold(tmp_path):
+    run = Run(tmp_path / "run")
+    run.start("dual", SETTINGS)
+    assert run.resumes_from(("net1", "net2")) is None
+    for role, steps in {"net1": (5, 10), "net2": (5,)}.items():
+        run.open_metrics(role, {}).write({"step": 1, "generation": 4})
+        assert run.next_generation(role) == 5
+        for step in steps:
+            run.checkpoints(role).save(Checkpoint("0" * 32, 7, step), {}, Spent())
+    assert run.resumes_from(("net1", "net2")) == 5
+    assert run.resumes_from(("net1",)) == 10
+    assert run.next_generation("net1") == 8
+    with pytest.raises(UserError, match="has not finished: the newest checkpoint of net2 is of "
+                                        "iteration 5, not 20"):
+        run.load_checkpoint("net2", 20)
+    assert run.load_checkpoint("net2", 5) == {}
 
 
 def test_a_run_that_diverged_says_so_until_it_is_replaced(tmp_path):
@@ -76,16 +125,22 @@ def test_a_folder_with_somebody_elses_config_is_left_alone(tmp_path):
     assert (tmp_path / "config.json").read_text() == '{"editor": "vi"}'
 
 
-def test_the_second_role_joins_and_a_third_is_refused(tmp_path):
+def test_each_role_joins_and_joins_again_with_the_same_settings(tmp_path):
     run = Run(tmp_path / "run")
-    for role in ("net1", "net2"):
-        run.join(role, "dual", SETTINGS)
+    for role in ("net1", "net2", "net1"):
+        run.admit(role, "dual", SETTINGS)
+        run.join("dual", SETTINGS)
         run.open_metrics(role, {}).close()
-    with pytest.raises(UserError, match="holds a run that did not finish"):
-        run.join("net1", "dual", SETTINGS)
-    with pytest.raises(UserError, match=r"belongs to a run with lr = 0\.01, not 0\.5"):
-        run.join("net1", "dual", SETTINGS.replace(lr=0.5))
+    for refused in (lambda settings: run.admit("net1", "dual", settings),
+                    lambda settings: run.join("dual", settings)):
+        with pytest.raises(UserError, match=r"belongs to a run with lr = 0\.01, not 0\.5"):
+            refused(SETTINGS.replace(lr=0.5))
     assert sorted(run.roles) == ["net1", "net2"]
+    run.write_summary({})
+    with pytest.raises(UserError, match="holds a finished run"):
+        run.admit("net1", "dual", SETTINGS)
+    run.admit("net1", "dual", SETTINGS.replace(lr=0.5), overwrite=True)
+    assert run.roles == ["net2"] and not run.summary_path.exists()
 
 
 def test_reading_what_is_not_there_says_why(tmp_path):

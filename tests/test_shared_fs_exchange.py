@@ -42,7 +42,7 @@ def interrupt(say, folder):
 def test_an_interrupted_role_is_stopping_not_failed(tmp_path):
     with Role(interrupt, tmp_path) as peer:
         with (
-            pytest.raises(PeerLost, match=r"net1 .* is stopping, but I still waited for x 0"),
+            pytest.raises(PeerLost, match=r"net1 .* stopped while I waited for x 0"),
             exchange(tmp_path, "net2") as mine,
         ):
             mine.recv("x", 0, np.empty(5))
@@ -60,7 +60,7 @@ def test_a_peer_that_is_done_without_the_awaited_message_is_lost(tmp_path):
         mine.recv("x", 0, np.empty(5))  # sent before it left, and still there
         with pytest.raises(PeerLost, match="is done, but I still waited for x 1"):
             mine.recv("x", 1, np.empty(5))
-    assert [path.name for path in tmp_path.glob("g*/net1/*")] == ["x-000000000000.npy"]
+    assert [path.name for path in tmp_path.glob("g*/net1/*")] == ["x-slot0.npy"]
 
 
 def report_and_end(say, folder):
@@ -149,8 +149,8 @@ def test_a_short_pause_of_the_peer_is_no_error(tmp_path):
             mine.send("back", 0, np.zeros(2))
             deadline = time.monotonic() + 3
             while time.monotonic() < deadline:
-                mine._peers["net1"].poll()
-                mine._peers["net1"].judge("the end of its pause")
+                mine._part.poll("net1")
+                mine._part.peer("net1").judge("the end of its pause")
             os.kill(peer.pid, signal.SIGCONT)
         assert peer.result() is None
 
@@ -166,8 +166,9 @@ def test_a_short_pause_of_the_peer_is_no_error(tmp_path):
         ({"roles": ("net1", "net2", "net2")}, "different roles"),
         ({"channels": {f"c{i}": ("net1", "net2") for i in range(17)}}, "at most 16 channels"),
         ({"window": 0}, "window must be at least 1, got 0"),
-        ({"fsync": "sometimes"}, "no such policy: fsync 'sometimes'"),
-        ({"nonfinite": "ignore"}, "nonfinite 'ignore'"),
+        ({"fsync": "sometimes"}, "fsync must be one of auto, never, always, got 'sometimes'"),
+        ({"nonfinite": "ignore"}, "nonfinite must be one of error, warn, allow"),
+        ({"transport": "pigeon"}, "transport must be one of auto, rename, mapped"),
         ({"agreement": {"roles": 1}}, "must not name .'roles'."),
         ({"agreement": {"a": float("nan")}}, "agreement must be JSON-able"),
         ({"agreement": {"a": object()}}, "agreement must be JSON-able"),

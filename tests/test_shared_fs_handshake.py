@@ -38,7 +38,7 @@ def test_two_roles_agree_on_one_run_and_know_each_others_pid(tmp_path):
     assert (record["run"], record["base"], record["start_step"]) == (run1, 0, 0)
     assert sorted(record["incarnations"]) == ["net1", "net2"]
     run = json.loads((tmp_path / "RUN.json").read_text())
-    assert (run["run"], run["roles"], run["protocol"]) == (run1, ["net1", "net2"], 1)
+    assert (run["run"], run["roles"], run["protocol"]) == (run1, ["net1", "net2"], 2)
 
 
 def test_three_roles_agree(tmp_path):
@@ -70,6 +70,27 @@ def test_a_disagreement_is_raised_on_both_sides_with_the_key_and_both_values(
             assert word in str(error)
     assert not (tmp_path / "RUN.json").exists()
     assert list((tmp_path / "gen").iterdir()) == []
+
+
+def test_optional_settings_count_between_roles_that_both_have_them(tmp_path):
+    mine = {"agreement": {"seed": 1, "optional": {"lr": 0.1, "solver": "torch"}}}
+    fresh = (tmp_path / name for name in "abc")
+    for other in ({"seed": 1}, {"seed": 1, "optional": {"lr": 0.1, "threads": 4}}):
+        roles = join_all(next(fresh), net1=mine, net2={"agreement": other})
+        assert [role.hear() for role in roles.values()] == ["open", "open"]
+    other = {"agreement": {"seed": 1, "optional": {"lr": 0.2, "threads": 4}}}
+    for role in join_all(next(fresh), net1=mine, net2=other).values():
+        text = str(role.error())
+        assert ": lr: " in text and "0.1" in text and "0.2" in text
+        assert "solver" not in text and "threads" not in text
+
+
+@pytest.mark.parametrize("agreement", [{"optional": 3}, {"lr": 1, "optional": {"lr": 1}},
+                                       {"optional": {"window": 1}}],
+                         ids=["no mapping", "named twice", "taken"])
+def test_optional_settings_must_be_settings_of_their_own(tmp_path, agreement):
+    with pytest.raises(ValueError, match="agreement"):
+        Exchange(tmp_path, "net1", channels=PAIR, agreement=agreement)
 
 
 def test_after_a_disagreement_the_same_folder_can_be_used(tmp_path):

@@ -1,11 +1,12 @@
 """One live process per role; a dead one frees it; the stage lock never holds the run up."""
 
+import re
 import time
 
 import pytest
 from test_shared_fs_processes import Role
 
-from shared_fs import RoleTaken, Storage
+from shared_fs import RoleTaken, Storage, locks
 from shared_fs.locks import RoleLock, stage_lock
 from shared_fs.profile import LOCAL, NETWORK
 
@@ -83,3 +84,29 @@ def test_a_stage_lock_that_is_not_free_is_given_up_with_a_warning(tmp_path, prof
     assert "stage.lock: not free after 0.05 s" in caplog.text
     with stage_lock(storage, profile) as again:
         assert again
+
+
+def leave_a_lease_of_another_host(folder, monkeypatch):
+    """The marker of a holder that this host cannot look up, refreshed no more."""
+    monkeypatch.setattr("shared_fs.locks.LEASE_S", 1.5)
+    with Role(hold_for, folder, 1.5) as first:
+        assert first.hear() == "held"
+        first.kill()
+        first.process.join(10)
+    marker = folder / "roles" / "net1.lock"
+    marker.write_text(re.sub("host=.*", "host=far-away", marker.read_text()))
+
+
+def hold_for(say, folder, lease_s):
+    locks.LEASE_S = lease_s
+    hold(say, folder, NETWORK)
+
+
+def test_the_lease_of_a_dead_process_of_another_host_runs_out(tmp_path, monkeypatch, caplog):
+    leave_a_lease_of_another_host(tmp_path, monkeypatch)
+    lock = RoleLock(Storage(tmp_path), "net1", NETWORK)
+    with pytest.raises(RoleTaken):  # not known to be elsewhere: refused at once
+        lock.acquire(lambda: "pid 1 on far-away")
+    lock.acquire(lambda: "pid 1 on far-away", lambda: True)
+    assert "leased to pid 1 on far-away; if that one is dead the lease runs out" in caplog.text
+    lock.release()

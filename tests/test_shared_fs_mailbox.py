@@ -5,22 +5,24 @@ import pickle
 import time
 import uuid
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from test_shared_fs_processes import Role
 
-from shared_fs import Exchange, InvalidMessage, NonFinite, PeerLost, StorageError
-from shared_fs import exchange as exchange_module
+from shared_fs import Exchange, InvalidMessage, NonFinite, PeerLost, StorageError, membership
 from shared_fs.message import Identity, encode
 from shared_fs.profile import LOCAL, NETWORK
 
+TRANSPORTS = pytest.mark.parametrize("transport", ["rename", "mapped"])
 CHANNELS = {"x": ("net1", "net2"), "back": ("net2", "net1")}
 DTYPES = (np.float32, np.float16, np.int64, np.uint8)
 
 
 def exchange(folder, role, **options):
-    return Exchange(folder, role, channels=CHANNELS, **{"handshake_timeout_s": 30, **options})
+    options = {"handshake_timeout_s": 30, "transport": "rename", **options}
+    return Exchange(folder, role, channels=CHANNELS, **options)
 
 
 def drawn(seed, count):
@@ -32,18 +34,18 @@ def drawn(seed, count):
         yield (generator.standard_normal(shape) * 100).astype(dtype)
 
 
-def send_drawn(say, folder, count, profile):
-    exchange_module.detect = lambda path: profile
-    with exchange(folder, "net1") as mine:
+def send_drawn(say, folder, count, profile, transport):
+    membership.detect = lambda path: profile
+    with exchange(folder, "net1", transport=transport) as mine:
         for sequence, array in enumerate(drawn(1, count)):
             mine.send("x", sequence, array)
 
 
-def receive_drawn(say, folder, count, profile):
-    exchange_module.detect = lambda path: profile
+def receive_drawn(say, folder, count, profile, transport):
+    membership.detect = lambda path: profile
     own = f"g00000001{os.sep}net1"
     most = 0
-    with exchange(folder, "net2") as mine:
+    with exchange(folder, "net2", transport=transport) as mine:
         for sequence, expected in enumerate(drawn(1, count)):
             out = np.full_like(expected, 77)
             mine.recv("x", sequence, out)
@@ -53,11 +55,13 @@ def receive_drawn(say, folder, count, profile):
     return most
 
 
-@pytest.mark.parametrize("profile", [LOCAL, NETWORK], ids=lambda profile: profile.name)
+@pytest.mark.parametrize(
+    ("profile", "transport"), [(LOCAL, "rename"), (NETWORK, "rename"), (LOCAL, "mapped")]
+)
 def test_a_thousand_messages_cross_once_and_in_order_in_at_most_window_plus_one_files(
-    tmp_path, profile
+    tmp_path, profile, transport
 ):
-    arguments = (tmp_path, 1000, profile)
+    arguments = (tmp_path, 1000, profile, transport)
     with Role(send_drawn, *arguments) as sender, Role(receive_drawn, *arguments) as receiver:
         most = receiver.result(100)
         sender.result(100)
@@ -65,16 +69,17 @@ def test_a_thousand_messages_cross_once_and_in_order_in_at_most_window_plus_one_
     assert list(tmp_path.glob("g0*")) == []
 
 
-def send_without_reader(say, folder, count):
-    with exchange(folder, "net1", window=3) as mine:
+def send_without_reader(say, folder, count, transport):
+    with exchange(folder, "net1", window=3, transport=transport) as mine:
         for sequence in range(count):
             mine.send("x", sequence, np.arange(5))
             say(sequence)
 
 
-def test_a_sender_waits_when_the_window_is_full(tmp_path):
-    with Role(send_without_reader, tmp_path, 10) as sender:
-        with exchange(tmp_path, "net2", window=3) as mine:
+@TRANSPORTS
+def test_a_sender_waits_when_the_window_is_full(tmp_path, transport):
+    with Role(send_without_reader, tmp_path, 10, transport) as sender:
+        with exchange(tmp_path, "net2", window=3, transport=transport) as mine:
             assert [sender.hear() for _ in range(3)] == [0, 1, 2]
             assert not sender._mine.poll(0.5)  # the fourth is not sent
             for sequence in range(10):
@@ -84,12 +89,15 @@ def test_a_sender_waits_when_the_window_is_full(tmp_path):
         assert sender.process.exitcode == 0
 
 
-def net1_with(say, folder, action, *arguments):
+def net1_with(say, folder, action, *arguments, transport="rename"):
     """Open as net1, run `action`, and keep the connection until killed."""
-    with exchange(folder, "net1", final_barrier=False) as mine:
+    with exchange(folder, "net1", final_barrier=False, transport=transport) as mine:
         action(mine, *arguments)
         say("did")
         time.sleep(60)
+
+
+net1_with_slots = partial(net1_with, transport="mapped")
 
 
 def send_range(mine, first, count):
@@ -162,11 +170,13 @@ def send_for_ever(mine):
         mine.send("x", sequence, np.full(500_000, sequence, np.float32))
 
 
-def test_what_a_sender_killed_in_the_middle_announced_is_whole(tmp_path):
+@TRANSPORTS
+def test_what_a_sender_killed_in_the_middle_announced_is_whole(tmp_path, transport):
+    start = {"rename": net1_with, "mapped": net1_with_slots}[transport]
     for attempt in range(3):
         folder = tmp_path / str(attempt)
-        with Role(net1_with, folder, send_for_ever) as sender:
-            mine = exchange(folder, "net2").open()
+        with Role(start, folder, send_for_ever) as sender:
+            mine = exchange(folder, "net2", transport=transport).open()
             out = np.empty(500_000, np.float32)
             with pytest.raises(PeerLost):
                 for sequence in range(10**9):
@@ -243,7 +253,7 @@ def test_an_announced_file_that_is_gone_is_an_error_that_names_it(tmp_path):
         sender.hear()
         (path,) = tmp_path.glob("g*/net1/x-000000000000.npy")
         path.unlink()
-        mine._mailbox.profile = replace(mine._mailbox.profile, latency_wait_s=0.2)
+        mine._part.mailbox.profile = replace(mine._part.mailbox.profile, latency_wait_s=0.2)
         with pytest.raises(Exception, match=r"x-0{12}.npy, which is announced") as caught:
             mine.recv("x", 0, np.empty(5))
         assert not isinstance(caught.value, StorageError)
@@ -256,7 +266,7 @@ def test_an_announced_file_may_appear_late(tmp_path):
         sender.hear()
         (path,) = tmp_path.glob("g*/net1/x-000000000000.npy")
         hidden = path.rename(path.with_name("hidden"))
-        listing, calls = mine._mailbox.storage.listing, []
+        listing, calls = mine._part.mailbox.storage.listing, []
 
         def listing_that_brings_it_back(name):
             calls.append(name)
@@ -264,7 +274,7 @@ def test_an_announced_file_may_appear_late(tmp_path):
                 hidden.rename(path)
             return listing(name)
 
-        mine._mailbox.storage.listing = listing_that_brings_it_back
+        mine._part.mailbox.storage.listing = listing_that_brings_it_back
         np.testing.assert_array_equal(mine.recv("x", 0, np.empty(5)), np.arange(5.0))
         mine.close(RuntimeError("end of the test"))
 
@@ -273,12 +283,14 @@ def send_array(mine, array):
     mine.send("x", 0, array)
 
 
+@TRANSPORTS
 @pytest.mark.parametrize("policy", ["error", "warn", "allow"])
-def test_values_that_are_not_finite_follow_the_policy(tmp_path, policy, caplog):
+def test_values_that_are_not_finite_follow_the_policy(tmp_path, policy, caplog, transport):
     array = np.zeros((3, 4), np.float32)
     array[1, 2], array[2, 0] = np.nan, np.inf
-    with Role(net1_with, tmp_path, send_array, array) as sender:
-        mine = exchange(tmp_path, "net2", nonfinite=policy).open()
+    start = {"rename": net1_with, "mapped": net1_with_slots}[transport]
+    with Role(start, tmp_path, send_array, array) as sender:
+        mine = exchange(tmp_path, "net2", nonfinite=policy, transport=transport).open()
         sender.hear()
         out = np.empty_like(array)
         text = "2 of 12 values are not finite, first at (1, 2)"
@@ -292,19 +304,21 @@ def test_values_that_are_not_finite_follow_the_policy(tmp_path, policy, caplog):
         mine.close(RuntimeError("end of the test"))
 
 
-def test_numpy_opens_a_message_file(tmp_path):
-    with Role(net1_with, tmp_path, send_range, 0, 1) as sender:
-        mine = exchange(tmp_path, "net2").open()
+@TRANSPORTS
+def test_numpy_opens_a_message_file(tmp_path, transport):
+    start = {"rename": net1_with, "mapped": net1_with_slots}[transport]
+    with Role(start, tmp_path, send_range, 0, 1) as sender:
+        mine = exchange(tmp_path, "net2", transport=transport).open()
         sender.hear()
         (path,) = tmp_path.glob("g*/net1/*.npy")
         np.testing.assert_array_equal(np.load(path, allow_pickle=False), np.arange(5.0))
         mine.close(RuntimeError("end of the test"))
 
 
-def soak(say, folder, role, count):
+def soak(say, folder, role, count, transport):
     """Send and receive; resident kilobytes and open descriptors after a tenth and at the end."""
-    out, seen = np.empty(256, np.float32), []
-    with exchange(folder, role) as mine:
+    out, seen = np.zeros(256, np.float32), []
+    with exchange(folder, role, transport=transport) as mine:
         for sequence in range(count):
             first, second = ("x", "back") if role == "net1" else ("back", "x")
             mine.send(first, sequence, out)
@@ -317,8 +331,9 @@ def soak(say, folder, role, count):
 
 
 @pytest.mark.slow
-def test_memory_and_descriptors_stay_flat_over_ten_thousand_messages(tmp_path):
-    roles = [Role(soak, tmp_path, role, 10_000) for role in ("net1", "net2")]
+@TRANSPORTS
+def test_memory_and_descriptors_stay_flat_over_ten_thousand_messages(tmp_path, transport):
+    roles = [Role(soak, tmp_path, role, 10_000, transport) for role in ("net1", "net2")]
     for role in roles:
         (early_kb, early_fds), (late_kb, late_fds) = role.result(120)
         assert late_kb - early_kb < 2000

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared_fs import PeerFailed, PeerLost
+from shared_fs import InvalidMessage, PeerFailed, PeerLost, PeerRestarted, PeerStopped
 from shared_fs.peer import Peer
 from shared_fs.process import this_process
 from shared_fs.status import Status
@@ -20,12 +20,17 @@ class HandClock:
 class Script:
     """A status reader that says what the test puts in."""
 
+    damaged = False
+
     def __init__(self):
         self.news = None
 
     def poll(self):
         news, self.news = self.news, None
         return news
+
+
+RUNNING = Status("ab" * 16, state="running", step=5)
 
 
 @pytest.fixture
@@ -38,21 +43,31 @@ def script():
     return Script()
 
 
-@pytest.fixture
-def peer(clock, script):
-    elsewhere = replace(this_process(), pid=4711, host="far\x1b[31m", boot_id="another")
+def watch(clock, script, process, **options):
+    """A view of net2, which is `process` and whose hello has not changed."""
+    options = {"incarnation_now": lambda: RUNNING.incarnation, **options}
     return Peer(
         clock,
         "net2",
-        elsewhere,
+        process,
         script,
         me=this_process(),
+        incarnation=RUNNING.incarnation,
         peer_timeout_s=120,
         progress_timeout_s=600,
+        **options,
     )
 
 
-RUNNING = Status("ab" * 16, state="running", step=5)
+@pytest.fixture
+def elsewhere():
+    """A process of another host, which only its status tells about."""
+    return replace(this_process(), pid=4711, host="far\x1b[31m", boot_id="another")
+
+
+@pytest.fixture
+def peer(clock, script, elsewhere):
+    return watch(clock, script, elsewhere)
 
 
 def live(peer, clock, script, seconds, beat=None):
@@ -99,19 +114,24 @@ def test_an_error_of_the_peer_is_told_without_control_characters(peer, clock, sc
         peer.judge("x 7")
 
 
-@pytest.mark.parametrize("state", ["done", "stopping"])
-def test_a_peer_that_ended_sends_nothing_more(peer, script, state):
+@pytest.mark.parametrize(
+    ("state", "error", "text"),
+    [
+        ("done", PeerLost, "is done, but I still waited for x 7"),
+        ("over", PeerLost, "is done, but I still waited for x 7"),
+        ("stopping", PeerStopped, "stopped while I waited for x 7"),
+    ],
+)
+def test_a_peer_that_ended_sends_nothing_more(peer, script, state, error, text):
     script.news = replace(RUNNING, state=state)
     peer.poll()
-    with pytest.raises(PeerLost, match=f"is {state}, but I still waited for x 7"):
+    with pytest.raises(error, match=text):
         peer.judge("x 7")
 
 
 def test_a_gone_process_is_lost_at_once_but_its_last_words_count(clock, script):
     gone = replace(this_process(), start_token="1")
-    peer = Peer(
-        clock, "net2", gone, script, me=this_process(), peer_timeout_s=120, progress_timeout_s=600
-    )
+    peer = watch(clock, script, gone)
     peer.poll()
     script.news = replace(RUNNING, published={"x": 7})  # announced just before it died
     peer.judge("x 7")
@@ -130,3 +150,50 @@ def test_a_peer_describes_itself_in_one_phrase(peer, clock, script):
         clock.now += 1.0
         peer.poll()
     assert peer.describe() == "net2: last step 5 (12.0 s ago), silent for 12 s"
+
+
+def test_a_peer_that_can_return_has_peer_timeout_to_do_so(clock, script, elsewhere):
+    peer = watch(clock, script, elsewhere, may_return=True)
+    script.news = replace(RUNNING, state="stopping")
+    live(peer, clock, script, 119)
+    assert peer.describe() == "net2: last step 5 (118.5 s ago), stopped"
+    with pytest.raises(PeerStopped, match="was not started again within 120 s"):
+        live(peer, clock, script, 3)
+
+
+def test_a_role_that_was_told_to_stop_does_not_wait_for_a_peer_that_is_gone(
+    clock, script, elsewhere
+):
+    told = []
+    peer = watch(clock, script, elsewhere, may_return=True, stop_waiting=lambda: bool(told))
+    script.news = replace(RUNNING, state="stopping")
+    live(peer, clock, script, 30)
+    told.append("SIGTERM")
+    with pytest.raises(PeerStopped, match=r"stopped while I waited for x 7$"):
+        live(peer, clock, script, 1)
+
+
+@pytest.mark.parametrize("now", ["cd" * 16, None])
+def test_another_incarnation_in_the_hello_of_a_peer_is_a_restart_and_no_hello_is_none(
+    clock, script, elsewhere, now
+):
+    peer = watch(clock, script, elsewhere, incarnation_now=lambda: now)
+    script.news = RUNNING
+    if now is None:
+        live(peer, clock, script, 2)
+        return
+    with pytest.raises(PeerRestarted, match="net2 began anew"):
+        live(peer, clock, script, 2)
+
+
+def test_a_status_block_of_garbage_is_warned_of_and_then_an_error(
+    clock, script, elsewhere, caplog
+):
+    peer = watch(clock, script, elsewhere)
+    script.damaged = True
+    live(peer, clock, script, 9)
+    assert caplog.text == ""
+    live(peer, clock, script, 2)
+    assert caplog.text.count("is garbage") == 1
+    with pytest.raises(InvalidMessage, match="has been garbage for 120 s while I waited for x 7"):
+        live(peer, clock, script, 120)

@@ -11,7 +11,7 @@ README = (ROOT / "shared_fs" / "README.md").read_text(encoding="ascii")
 
 
 def test_producer_and_consumer_run_as_printed(tmp_path):
-    programs = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    programs = re.findall(r"^```python\n(import sys\n.*?)^```", README, re.DOTALL | re.MULTILINE)
     assert len(programs) == 2
     running = []
     for name, program in zip(("producer.py", "consumer.py"), programs, strict=True):

@@ -108,7 +108,7 @@ def test_the_signing_of_this_test_is_right():
         GOOD.replace(b'"starting"', b'"flying"'),
         GOOD.replace(b'"published": {}', b'"published": {"a": "1"}'),
         GOOD.replace(b'"published": {}', b'"published": []'),
-        GOOD.replace(b'"durable": [0, 0]', b'"durable": [0]'),
+        GOOD.replace(b'"held": []', b'"held": [[1]]'),
         GOOD.replace(b'"info": {}', b'"info": 5'),
         GOOD.replace(b'"beat": 0, ', b""),
     ],

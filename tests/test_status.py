@@ -100,7 +100,7 @@ def test_a_run_without_an_exchange_shows_its_metrics(tmp_path, capsys):
     run = Run(tmp_path)
     run.start("single", DualConfig())
     metrics = run.open_metrics("single", {})
-    metrics.write({"step": 10, "split": "train", "loss": 2.0, "accuracy": 0.25,
+    metrics.write({"step": 10, "split": "train", "generation": 1, "loss": 2.0, "accuracy": 0.25,
                    "images_per_s": 50.0, "wait_share": 0.0})
     assert told(tmp_path, capsys) == [
         "single: logged iteration 10, loss 2  accuracy 0.250  50 images/s"]

@@ -6,7 +6,6 @@ Modules that need torch are imported inside the commands, so that --help answers
 import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 from dualnet import __version__
 from dualnet.cli import (
@@ -23,6 +22,8 @@ from dualnet.cli import (
 )
 from dualnet.cli.exit_codes import EXIT_CODES, explain
 from dualnet.cli.parser import Parser, with_dashes
+from dualnet.errors import Stopped
+from dualnet.stopping import leave
 
 EPILOG = f"""\
 examples:
@@ -54,16 +55,12 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = build_parser().parse_args(with_dashes(sys.argv[1:] if argv is None else argv))
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, leave)
     try:
         code: int = arguments.command(arguments)
         return code
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Stopped) as error:
         code, sentence = explain(error)
         print(f"dualnet: {sentence}", file=sys.stderr)
         return code
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends the program as Ctrl-C does: through every `finally`, with its own code."""
-    raise SystemExit(128 + number)

@@ -6,7 +6,7 @@ import hashlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,7 @@ from dualnet.cli.train import resolve_data, run_dual, run_single
 from dualnet.config import TrainConfig, choose, field_names, spelling
 from dualnet.errors import Diverged, UserError
 from dualnet.methods.dual.settings import LOSSES, DualConfig
+from dualnet.methods.dual.wire import ROLES
 
 if TYPE_CHECKING:
     from dualnet.compare import Folder
@@ -169,7 +170,7 @@ def _train_all(plan: Sequence[Planned], runs: Sequence["Run"],
         planned, run = plan[index], runs[index]
         code = 1
         try:
-            code = _train(planned, run, arguments.exchange_dir)
+            code = _train(planned, run, arguments.exchange_dir, say)
         finally:
             if code != 0:
                 _say(f"compare: stopped in {run.folder}; the same command again goes on there")
@@ -185,14 +186,19 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _train(planned: Planned, run: "Run", exchange_dir: Path | None) -> int:
-    """Train one run from its start; 0 if it finished or diverged."""
+def _train(planned: Planned, run: "Run", exchange_dir: Path | None,
+           say: Callable[[str], None]) -> int:
+    """Train one run, on from its checkpoint if it has one; 0 if it finished or diverged."""
+    roles = ROLES if planned.method == "dual" else (planned.method,)
+    step = run.resumes_from(roles)
+    if step is not None:
+        say(f"resuming {run.folder} from iteration {step}")
     if not isinstance(planned.settings, DualConfig):
         with contextlib.suppress(Diverged):
-            run_single(planned.settings, run, overwrite=True, quiet=True)
+            run_single(planned.settings, run, overwrite=False, quiet=True)
         return 0
     with _exchange(run, exchange_dir) as messages:
-        failure = run_dual(planned.settings, run, messages, overwrite=True, quiet=True)
+        failure = run_dual(planned.settings, run, messages, overwrite=False, quiet=True)
     if failure is None or (failure.code == DIVERGED and run.divergence()):
         return 0
     _say(failure.reason)

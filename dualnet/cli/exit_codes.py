@@ -1,6 +1,6 @@
 """Exit codes: which error ends the program with which number."""
 
-from dualnet.errors import DataError, Diverged, UserError
+from dualnet.errors import DataError, Diverged, Stopped, UserError, WrongSettings
 
 EXIT_CODES = """\
   0    done (a collapse is a warning, not a failure)
@@ -9,10 +9,10 @@ EXIT_CODES = """\
   65   a data set or a message that is missing or damaged
   69   the role is taken by another process
   74   the disk: full, read-only, not writable
-  75   the other role is lost, failed or did not start
+  75   the other role is lost, failed or did not start, or SIGUSR1: run the same command again
   76   the training diverged
-  78   the two sides disagree, or the exchange folder belongs to another run
-  130  Ctrl-C; 143: SIGTERM"""
+  78   the two sides disagree, or the folder or a checkpoint belongs to another run
+  130  Ctrl-C; 143: SIGTERM; the same command resumes"""
 
 
 def explain(error: BaseException) -> tuple[int, str]:
@@ -24,10 +24,12 @@ def explain(error: BaseException) -> tuple[int, str]:
     codes: tuple[tuple[type[BaseException], int], ...] = (
         (UserError, 2), (Diverged, 76), (errors.NonFinite, 76), (DataError, 65),
         (errors.InvalidMessage, 65), (errors.RoleTaken, 69), (errors.StorageError, 74),
-        (errors.HandshakeMismatch, 78), (errors.PeerLost, 75), (errors.PeerFailed, 75),
-        (errors.WaitTimeout, 75))
+        (errors.HandshakeMismatch, 78), (WrongSettings, 78), (errors.PeerLost, 75),
+        (errors.PeerFailed, 75), (errors.WaitTimeout, 75))
     if isinstance(error, KeyboardInterrupt):
         return 130, "stopped by Ctrl-C"
+    if isinstance(error, Stopped):
+        return error.code, str(error)
     for kind, code in codes:
         if isinstance(error, kind):
             return code, str(error)

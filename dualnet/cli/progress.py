@@ -3,15 +3,20 @@
 import sys
 from typing import Any
 
+from dualnet.metrics import RESUME
+
 
 class Progress:
     """Merges the lines of one or several roles into one line per step.
 
     roles  the roles whose lines are expected, in the order in which they are shown
+    run    what is trained, for the line that says where it resumes
     """
 
-    def __init__(self, iterations: int, roles: tuple[str, ...], *, quiet: bool = False) -> None:
+    def __init__(self, iterations: int, roles: tuple[str, ...], *, run: Any = "the run",
+                 quiet: bool = False) -> None:
         self._iterations, self._roles, self._quiet = iterations, roles, quiet
+        self._run, self._generation = run, 0
         self._lines: dict[str, dict[str, Any]] = {}
         self._warned = False
         self._bar: Any = None
@@ -23,6 +28,9 @@ class Progress:
     def show(self, role: str, line: dict[str, Any]) -> None:
         """Take a line of metrics; shown once all roles have reached its step."""
         if self._quiet:
+            return
+        if line["split"] == RESUME:
+            self._roll_back(line)
             return
         if line["split"] == "test":
             self._write(f"step {line['step']}: {_test_text(line)}")
@@ -42,6 +50,17 @@ class Progress:
         """Leave the bar as it is."""
         if self._bar:
             self._bar.close()
+
+    def _roll_back(self, line: dict[str, Any]) -> None:
+        """Each role has such a line; what is said of the generation is said once."""
+        self._lines.clear()
+        if line["generation"] == self._generation:
+            return
+        self._generation = line["generation"]
+        self._write(f"resuming {self._run} from iteration {line['step']}")
+        if self._bar:
+            self._bar.n = line["step"]
+            self._bar.refresh()
 
     def _show_step(self, step: int) -> None:
         text = train_text([self._lines[role] for role in self._roles])

@@ -40,14 +40,14 @@ def train_role(role: str, arguments: argparse.Namespace) -> int:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     settings = resolve_data(settings_of(arguments, DualConfig, "dual").resolved())
     run = run_of(arguments, "dual", settings)
-    from dualnet import session
+    from dualnet import role_session
 
-    progress = Progress(settings.iterations, (role,), quiet=arguments.quiet)
-    for line in session.role(role, settings, run, arguments.exchange_dir,
+    progress = Progress(settings.iterations, (role,), run=run.folder, quiet=arguments.quiet)
+    for line in role_session.role(role, settings, run, arguments.exchange_dir,
                              overwrite=arguments.overwrite):
         progress.show(role, line)
     progress.close()
-    if role == NET2 and not arguments.quiet:
+    if role == NET2 and not arguments.quiet and run.summary_path.exists():
         print(outcome(run.summary()))
     return 0
 

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualnet.cli.progress import clock_text, train_text
+from dualnet.cli.train import hint_for
 from dualnet.errors import UserError
+from dualnet.methods.dual.wire import ROLES
 
 if TYPE_CHECKING:
+    from dualnet.run import Run
     from shared_fs import Observation
 
 # state of shared_fs.Observation -> what it means to the user
@@ -21,6 +24,7 @@ WORDS = {
     "killed": "was killed: its process is gone without a word",
     "silent": "is silent: no heartbeat from its host; it is gone, or the file system hangs",
 }
+ENDED = ("stopping", "failed", "killed")
 
 
 def add(commands: Any) -> None:
@@ -38,8 +42,11 @@ def status(arguments: argparse.Namespace) -> int:
     run = Run(arguments.folder)
     for folder in (run.folder, run.exchange):
         if is_exchange(folder):
-            for observation in observe(folder):
+            observations = observe(folder)
+            for observation in observations:
                 print(describe(observation))
+            if run.config_path.exists() and all(each.state in ENDED for each in observations):
+                print_hint(run, ROLES)
             return 0
     if run.config_path.exists():
         for role in run.roles:
@@ -48,6 +55,12 @@ def status(arguments: argparse.Namespace) -> int:
         return 0
     raise UserError(f"{arguments.folder} is neither a run nor an exchange folder: there is no "
                     "config.json and no hello of a role in it")
+
+
+def print_hint(run: "Run", roles: tuple[str, ...]) -> None:
+    """Say where a run goes on that nobody trains now."""
+    if hint := hint_for(run, roles):
+        print(f"{run.folder} was interrupted; {hint}")
 
 
 def describe(role: "Observation") -> str:

@@ -10,10 +10,12 @@ from dualnet.cli.progress import Progress
 from dualnet.config import TrainConfig
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import ROLES
+from dualnet.stopping import noted, resume_hint
 
 if TYPE_CHECKING:
     from dualnet.launcher import Failure
-    from dualnet.run import MetricsReader, Run
+    from dualnet.metrics import MetricsReader
+    from dualnet.run import Run
 
 POLL_S = 0.1
 
@@ -81,7 +83,7 @@ def run_single(settings: TrainConfig, run: "Run", *, overwrite: bool, quiet: boo
     from dualnet import session
 
     run.start("single", settings, overwrite=overwrite)
-    progress = Progress(settings.iterations, ("single",), quiet=quiet)
+    progress = Progress(settings.iterations, ("single",), run=run.folder, quiet=quiet)
     try:
         for line in session.single(settings, run):
             progress.show("single", line)
@@ -98,6 +100,8 @@ def train_dual(arguments: argparse.Namespace) -> int:
                        overwrite=arguments.overwrite, quiet=arguments.quiet)
     if failure is not None:
         print(failure.reason, file=sys.stderr)
+        if hint := hint_for(run, ROLES):
+            print(f"dualnet: {hint}", file=sys.stderr)
         return failure.code
     report(run)
     return 0
@@ -105,27 +109,42 @@ def train_dual(arguments: argparse.Namespace) -> int:
 
 def run_dual(settings: DualConfig, run: "Run", exchange_dir: Path, *, overwrite: bool,
              quiet: bool) -> "Failure | None":
-    """Start both roles as processes that train into `run`, and follow them to their end."""
+    """Start both roles as processes that train into `run`, and follow them to their end.
+
+    Goes on with a run that was interrupted.  Passes a signal on to both roles, which write a
+    checkpoint, and raises Stopped then.
+    """
     from dualnet.launcher import Launcher
-    from dualnet.run import MetricsReader
+    from dualnet.metrics import MetricsReader
 
     run.start("dual", settings, overwrite=overwrite)
     words: list[str | Path] = ["--config", run.config_path, "--out", run.folder,
                                "--exchange-dir", exchange_dir, "--quiet", "--end-with-stdin"]
-    progress = Progress(settings.iterations, ROLES, quiet=quiet)
+    progress = Progress(settings.iterations, ROLES, run=run.folder, quiet=quiet)
     readers = {role: MetricsReader(run.metrics_path(role)) for role in ROLES}
-    with Launcher(run, {role: [role, *words] for role in ROLES}) as launcher:
+    for reader in readers.values():
+        reader.new()        # what an earlier attempt has written is not news
+    with noted() as stop, Launcher(run, {role: [role, *words] for role in ROLES}) as launcher:
         devices = ""
-        while launcher.wait(POLL_S) and launcher.failure() is None:
+        while launcher.wait(POLL_S) and launcher.failure() is None and not stop.is_asked:
             if not devices and (devices := devices_of(run)):
                 progress.say(devices)
             follow(readers, progress)
         failure = launcher.failure()
+        if stop.number is not None:
+            launcher.stop(stop.number)
     follow(readers, progress)
     progress.close()
-    if failure is not None:
+    if not run.is_over:
         discard_if_untrained(run)
+        stop.check(hint_for(run, ROLES))
     return failure
+
+
+def hint_for(run: "Run", roles: tuple[str, ...]) -> str:
+    """What to do about a run that was interrupted; empty if it cannot go on."""
+    step = None if run.is_over else run.resumes_from(roles)
+    return "" if step is None else resume_hint(step)
 
 
 def devices_of(run: "Run") -> str:
@@ -138,15 +157,15 @@ def devices_of(run: "Run") -> str:
 
 def follow(readers: "dict[str, MetricsReader]", progress: Progress) -> None:
     """Show what the roles have written since the last look, step by step."""
-    lines = [(line["step"], role, line) for role, reader in readers.items()
+    lines = [(line["generation"], line["step"], role, line) for role, reader in readers.items()
              for line in reader.new()]
-    for _, role, line in sorted(lines, key=lambda entry: entry[:2]):
+    for _, _, role, line in sorted(lines, key=lambda entry: entry[:3]):
         progress.show(role, line)
 
 
 def discard_if_untrained(run: "Run") -> None:
-    """A run that failed before its first iteration leaves no folder behind."""
-    if not run.roles:
+    """A run that ended before its first iteration leaves no folder behind."""
+    if run.is_untrained:
         run.clear()
 
 

@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from dualnet.data.batches import Batches
+
 Record = dict[str, Any]
 
 
 class Method(Protocol):
     """One process' share of a training method; `train.py` owns everything around it."""
+
+    batches: Batches
 
     def steps(self, start: int = 0) -> Iterator[Record]:
         """Train, one record per iteration.
@@ -22,7 +26,15 @@ class Method(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a checkpoint holds: weights, optimiser and what else has a history."""
+        """All that a checkpoint holds: weights, optimiser and what else has a history.
+
+        It changes at the end of an iteration only: an error or a stop inside one leaves the state
+        of the iteration before.
+        """
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave: from here on everything is as if never stopped."""
         ...
 
     def facts(self) -> Record:

@@ -55,6 +55,11 @@ class Single:
         """Weights and momentum."""
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
     def facts(self) -> Record:
         """A single net has no copies that could collapse."""
         return {"collapsed": False, "collapse_reason": ""}

@@ -9,26 +9,31 @@ from dualnet.seeding import torch_seed
 class Dropout(nn.Module):
     """Inverted dropout, as Caffe and torch have it: x * mask / (1 - ratio) in training.
 
-    The mask does not depend on what was drawn before, so the single net, the cut net and a
-    resumed run drop the same units.  `set_iteration` must name the step first.
+    The mask does not depend on what was drawn before, so the single net, the cut net, its
+    micro-batches and a resumed run drop the same units.  `set_iteration` must name the step first.
     """
 
     def __init__(self, name: str, ratio: float) -> None:
         super().__init__()
         self.name, self.ratio = name, ratio
         self.seed, self.step = 0, 0
+        self.rows: slice | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
         generator = torch.Generator().manual_seed(
             torch_seed(self.seed, f"dropout/{self.name}", self.step))
-        kept = torch.rand(x.shape, generator=generator) >= self.ratio
+        size = self.rows.stop if self.rows else len(x)  # drawn row by row: a prefix of the batch's
+        kept = torch.rand((size, *x.shape[1:]), generator=generator)[self.rows or ...] >= self.ratio
         return x * kept.to(x.device) / (1 - self.ratio)
 
 
-def set_iteration(net: nn.Module, seed: int, step: int) -> None:
-    """Tell every dropout layer of `net` which masks to draw next."""
+def set_iteration(net: nn.Module, seed: int, step: int, rows: slice | None = None) -> None:
+    """Tell every dropout layer of `net` which masks to draw next.
+
+    rows  which samples of the batch come, if not all of it
+    """
     for module in net.modules():
         if isinstance(module, Dropout):
-            module.seed, module.step = seed, step
+            module.seed, module.step, module.rows = seed, step, rows

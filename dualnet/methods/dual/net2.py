@@ -1,10 +1,13 @@
 """net2: conv3', conv4..fc6 and the softmax; it knows the labels and answers net1."""
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dualnet import losses
+from dualnet.deferred import DeferredGradients
 from dualnet.methods.dual import admm
 from dualnet.methods.dual.collapse import collapse_reason
 from dualnet.methods.dual.role import Role, dead_units
@@ -14,8 +17,22 @@ from dualnet.optimizer import gradient_norm
 from dualnet.schedules import Turn
 
 
+class _Answered(NamedTuple):
+    """What is left of a micro-batch: z, y and logits, its part of the loss, the penalty used."""
+
+    z: Tensor
+    y: Tensor
+    logits: Tensor
+    loss: float
+    rho: float | None
+
+
 class Net2(Role):
-    """Receives z, steps on the classification loss, and answers with y or y*."""
+    """Receives z, steps on the classification loss, and answers with y or y*.
+
+    An answer leaves before the gradients of the weights are formed, which is done once per
+    iteration, however many micro-batches it has.
+    """
 
     name = NET2
     _rho: float | None = None
@@ -25,37 +42,62 @@ class Net2(Role):
     _latest_norm = 0.0
 
     def _iteration(self, turn: Turn) -> Record:
-        step = turn.step
-        labels = self.tensor(self.batches.labels(step))
-        z = self.recv(self.wire.activation, (len(labels), *self.wire.boundary_shape))
-        y = self.part.head(z)
-        y.retain_grad()
-        logits = self.part.body(y)
-        loss = functional.cross_entropy(logits, labels)
+        step, labels = turn.step, self.tensor(self.batches.labels(turn.step))
         self.optimizer.zero_grad()
-        loss.backward()
-        assert y.grad is not None
-        self._answer(z, y.detach(), y.grad * len(labels), step)
+        later = DeferredGradients(self.part.parameters())
+        answered: list[_Answered] = []
+        rho = self._rho
+        for rows in self.micro_batches:
+            answered.append(self._micro_iteration(step, rows, labels[rows], rho, later))
+            rho = answered[-1].rho
+        # All messages are sent: from now on the iteration cannot be left half done.
+        self._rho = rho
+        later.form()
+        y = torch.cat([micro.y for micro in answered])
+        if self.loss.answer == "earlier":
+            self._earlier = y
         if self._first_norm is None:
-            self._first_norm = losses.mean_norm(y.detach())
-        record = {"loss": loss.item(), "accuracy": _share_correct(logits, labels)}
+            self._first_norm = losses.mean_norm(y)
+        logits = torch.cat([micro.logits for micro in answered])
+        record = {"loss": sum(micro.loss for micro in answered),
+                  "accuracy": _share_correct(logits, labels)}
         if self.settings.is_logged(step):
-            record |= self._diagnosis(z, y.detach())
+            record |= self._diagnosis(torch.cat([micro.z for micro in answered]), y)
         if self.name in turn.updates:
             self.optimizer.step(step)
         return record
 
-    def _answer(self, z: Tensor, y: Tensor, gradient: Tensor, step: int) -> None:
-        """Send what the loss asks for, before the weights move.
+    def _micro_iteration(self, step: int, rows: slice, labels: Tensor, rho: float | None,
+                         later: DeferredGradients) -> _Answered:
+        """Forward, answer and the gradient of y; the gradients of the weights wait in `later`.
 
-        gradient  [N, ...]  of each sample's own loss
+        The loss of a micro-batch counts with its share of the batch.
         """
+        z = self.recv(self.wire.activation, (len(labels), *self.wire.boundary_shape))
+        self.expect(step, rows)
+        with later:
+            y = self.part.head(z)
+            y.retain_grad()
+            if self.loss.answer != "y_star":        # needs no label: on its way at once
+                self._send_answer(self._plain_answer(y.detach(), rows), y.detach(), step)
+            logits = self.part.body(y)
+        loss = functional.cross_entropy(logits, labels) * (len(labels) / self.batches.batch_size)
+        loss.backward()
+        assert y.grad is not None
         if self.loss.answer == "y_star":
-            answer = admm.y_update(y, gradient, self._penalty(z, y, gradient, step))
-        elif self.loss.answer == "earlier":
-            answer, self._earlier = (y if self._earlier is None else self._earlier), y
-        else:
-            answer = torch.zeros_like(y) if self.loss.answer == "zero" else y
+            gradient = y.grad * self.batches.batch_size     # of each sample's own loss
+            if rho is None or rows.start == 0:
+                rho = self._penalty(z, y.detach(), gradient, step)
+            self._send_answer(admm.y_update(y.detach(), gradient, rho), y.detach(), step)
+        return _Answered(z, y.detach(), logits.detach(), loss.item(), rho)
+
+    def _plain_answer(self, y: Tensor, rows: slice) -> Tensor:
+        """What the losses without label information ask for."""
+        if self.loss.answer == "earlier":
+            return y if self._earlier is None else self._earlier[rows]
+        return torch.zeros_like(y) if self.loss.answer == "zero" else y
+
+    def _send_answer(self, answer: Tensor, y: Tensor, step: int) -> None:
         self.send(self.wire.answer, answer)
         if self.is_diagnosed(step):
             self.send(self.wire.diagnosis, y)
@@ -67,12 +109,12 @@ class Net2(Role):
             return self._rho
         if self._rho is None:
             self._rho_limit = admm.stability_limit(z, self._lr_net1(), _kernel_area(self.part.head))
-            self._rho = self.settings.rho or min(admm.measured_rho(y, gradient), self._rho_limit)
+            rho = self.settings.rho or min(admm.measured_rho(y, gradient), self._rho_limit)
         else:
-            self._rho = admm.grown_rho(self._rho, self.settings.rho_growth, self._rho_limit)
+            rho = admm.grown_rho(self._rho, self.settings.rho_growth, self._rho_limit)
         self.channel.send(self.wire.penalty, self.number(self.wire.penalty),
-                          torch.tensor([self._rho], dtype=torch.float64))
-        return self._rho
+                          torch.tensor([rho], dtype=torch.float64))
+        return rho
 
     def _lr_net1(self) -> float:
         return self.settings.resolved().lr_net1 or 0.0
@@ -100,6 +142,20 @@ class Net2(Role):
         count = self.batches.num_test_samples
         return {"loss": total / count, "accuracy": correct / count,
                 "dual/accuracy_merged": merged / count}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The penalty, the answer that `misaligned` owes, and what the collapse is told by, too."""
+        return {**super().state_dict(), "rho": self._rho, "rho_limit": self._rho_limit,
+                "earlier": self._earlier, "first_norm": self._first_norm,
+                "latest_norm": self._latest_norm}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        super().load_state_dict(state)
+        self._rho, self._rho_limit = state["rho"], state["rho_limit"]
+        earlier = state["earlier"]
+        self._earlier = None if earlier is None else earlier.to(self.device)
+        self._first_norm, self._latest_norm = state["first_norm"], state["latest_norm"]
 
     def facts(self) -> Record:
         reason = collapse_reason(self.wire.compared, self._first_norm or 0.0, self._latest_norm)

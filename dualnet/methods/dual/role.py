@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from dualnet import losses
 from dualnet.channel import Channel
 from dualnet.cut import Part
 from dualnet.data.batches import Batches
+from dualnet.methods.dual.formats import message_dtype, message_shape, pack, unpack
 from dualnet.methods.dual.settings import LOSSES, DualConfig
 from dualnet.methods.dual.wire import Wire
 from dualnet.methods.protocol import Record
@@ -35,18 +37,18 @@ class Role:
         self.batches, self.channel, self.device = batches, channel, device
         self.optimizer = Optimizer(self.part, settings, lr)
         self.loss = LOSSES[settings.loss]
+        self.micro_batches = split_batch(batches.batch_size, settings.num_micro_batches)
         self._numbers: Counter[str] = Counter()
-        self._start = 0
+        self._first = self._done = 0
 
     def steps(self, start: int = 0) -> Iterator[Record]:
         """Train from iteration `start`, one record per iteration."""
-        self._start = start
         self.channel.report(phase="train")
         for turn in self._turns(start):
             self.channel.report(step=turn.step)
             self.part.train()
-            set_iteration(self.part, self.settings.seed, turn.step)
             record = self._iteration(turn)
+            self._done = turn.step + 1
             yield {"step": turn.step, "epoch": self.batches.epoch(turn.step + 1),
                    "lr": self.optimizer.lr(turn.step), **record}
 
@@ -73,7 +75,15 @@ class Role:
 
     def state_dict(self) -> dict[str, Any]:
         """Weights under the names of the whole net's layers, grouped in head, body and tail."""
-        return {"part": self.part.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"part": self.part.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "done": self._done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave, before the first message."""
+        self.part.load_state_dict(state["part"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._done = state["done"]
+        self._first = self._done * len(self.micro_batches)
 
     def facts(self) -> Record:
         """Nothing, unless a role has something to say."""
@@ -87,26 +97,34 @@ class Role:
 
     def send(self, name: str, tensor: Tensor) -> None:
         """Send an activation in the number format of the messages."""
-        self.channel.send(name, self.number(name), tensor.detach().to(self._message_dtype))
+        self.channel.send(name, self.number(name), pack(tensor.detach(), self._format))
 
     def recv(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Receive an activation in the precision of the weights, on this role's device."""
-        message = self.channel.recv(name, self.number(name), shape, self._message_dtype)
-        return self.tensor(message)
+        message = self.channel.recv(name, self.number(name), message_shape(shape, self._format),
+                                    message_dtype(self._format))
+        if len(self.micro_batches) > 1:     # the next of them comes into the same memory
+            message = message.clone()
+        return self.tensor(unpack(message.to(self.device), shape, self._format))
+
+    def expect(self, step: int, rows: slice) -> None:
+        """Before a forward pass: which samples of which batch come."""
+        set_iteration(self.part, self.settings.seed, step,
+                      rows if len(self.micro_batches) > 1 else None)
 
     def number(self, name: str) -> int:
-        """The number of the next message of a channel, counted from 0.
+        """The number of the next message of a channel, counted from the first iteration here.
 
         Both ends call this in the same order, so a message that one of them skipped or repeated
-        cannot pass for another.
+        cannot pass for another.  Activations of training bear the number of their micro-batch,
+        which without a pipeline is that of the iteration.
         """
         self._numbers[name] += 1
-        return self._numbers[name] - 1
+        return self._first + self._numbers[name] - 1
 
     @property
-    def _message_dtype(self) -> torch.dtype:
-        dtype: torch.dtype = getattr(torch, self.settings.message_dtype)
-        return dtype
+    def _format(self) -> str:
+        return self.settings.message_dtype
 
     def is_diagnosed(self, step: int) -> bool:
         """Whether y itself crosses in iteration `step`: on logged steps, or for the dual."""
@@ -116,8 +134,18 @@ class Role:
         """Whether rho crosses in iteration `step`: at the start, and at each epoch if it grows."""
         if self.loss.answer != "y_star":
             return False
-        return step == self._start or (self.settings.rho_growth != 1
-                                 and step % self.batches.steps_per_epoch == 0)
+        return step == 0 or (self.settings.rho_growth != 1
+                             and step % self.batches.steps_per_epoch == 0)
+
+
+def split_batch(batch_size: int, parts: int) -> list[slice]:
+    """The rows of each of `parts` micro-batches, whose sizes differ by one at most.
+
+    >>> split_batch(10, 4)
+    [slice(0, 2, None), slice(2, 5, None), slice(5, 7, None), slice(7, 10, None)]
+    """
+    ends = [number * batch_size // parts for number in range(parts + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
 
 
 def dead_units(key: str, layers: nn.Sequential, activation: Tensor) -> Record:

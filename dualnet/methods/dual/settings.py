@@ -44,7 +44,12 @@ LOSSES = {
     "misaligned": Loss("earlier", lr_net1=_EUCLIDEAN),
     "no_loss_weight": Loss("y", weight=0.0, lr_net1=_EUCLIDEAN),
 }
-SCHEDULE_NAMES = ("lockstep", "alternating")
+# What every implementation of a role must know to take part: which images, in which order, what
+# crosses and when.  All else is how one part is trained, and compared where both sides have it.
+COMMON = ("mean", "scale", "equalise", "bgr", "mirror", "crop", "iterations", "batch_size", "seed",
+          "log_every", "eval_every", "cut", "before_activation", "loss", "denominator", "schedule",
+          "net1_steps", "net2_steps", "message_dtype")
+SCHEDULE_NAMES = ("lockstep", "pipelined", "async", "alternating")
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,12 @@ class DualConfig(TrainConfig):
     denominator: str = flag("constant", "denominator of the normalised losses: a constant in the"
                             " gradient, differentiated exactly, or the target's norm",
                             choices=("constant", "exact", "target"), group="dual net")
-    schedule: str = flag("lockstep", "whose weights move when: both in every iteration, or in"
-                         " turns", choices=SCHEDULE_NAMES, group="dual net")
+    schedule: str = flag("lockstep", "who works when: one after the other; the same in"
+                         " micro-batches, at the same time; net1 one batch ahead, with weights"
+                         " that lack an update; updates in turns",
+                         choices=SCHEDULE_NAMES, group="dual net")
+    micro_batches: int = flag(4, "parts of a batch, with --schedule pipelined", minimum=1,
+                              group="dual net")
     net1_steps: int = flag(50, "iterations of a turn of net1, with --schedule alternating",
                            minimum=1, group="dual net")
     net2_steps: int = flag(150, "iterations of a turn of net2, with --schedule alternating",
@@ -81,12 +90,19 @@ class DualConfig(TrainConfig):
     dual: str = flag("none", "scaled dual variable of admm: none, or one per training sample"
                      " (untied, without augmentation; memory: a copy of the activation per"
                      " image)", choices=("none", "sample"), group="dual net")
-    message_dtype: str = flag("float32", "number format of the messages",
-                              choices=("float16", "float32", "float64"), group="dual net")
+    message_dtype: str = flag("float32", "number format of the messages; int8 has a scale per"
+                              " sample", choices=("int8", "bfloat16", "float16", "float32",
+                                                  "float64"), group="dual net")
     nonfinite: str = flag("error", "what a message with nan or inf does",
                           choices=("error", "warn", "allow"), group="dual net")
     window: int = flag(2, "messages in flight per channel", minimum=1, local=True,
                        group="exchange")
+    transport: str = flag("auto", "how messages cross: a renamed file each, or memory that both"
+                          " processes map (one host, local file system); auto: mapped where"
+                          " possible", choices=("auto", "rename", "mapped"), local=True,
+                          group="exchange")
+    checksum: bool = flag(False, "a crc32 for mapped messages, too; files always have one",
+                          local=True, group="exchange")
     fsync: str = flag("auto", "fsync each message; auto: on network file systems",
                       choices=("auto", "never", "always"), local=True, group="exchange")
     handshake_timeout: float = flag(600.0, "seconds to wait for the other role to start",
@@ -96,6 +112,9 @@ class DualConfig(TrainConfig):
                                       " 300", minimum=0, local=True, group="exchange")
     progress_timeout: float = flag(1800.0, "seconds the other role may stay in one iteration",
                                    minimum=0, local=True, group="exchange")
+
+    storage_timeout: float = flag(60.0, "seconds to try again while the disk is full or fails",
+                                  minimum=0, local=True, group="exchange")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,6 +128,15 @@ class DualConfig(TrainConfig):
                             f" out, found {self.lr_net1:g}")
         if self.dual == "sample":
             self._check_dual()
+
+        if self.num_micro_batches > self.batch_size:
+            raise UserError(f"--micro-batches must be at most --batch-size {self.batch_size}, found"
+                            f" {self.micro_batches}")
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Parts of a batch that are on their way at the same time; 1 without a pipeline."""
+        return self.micro_batches if self.schedule == "pipelined" else 1
 
     def _check_dual(self) -> None:
         if self.loss != "admm" or self.resolved_tie():
@@ -129,3 +157,9 @@ class DualConfig(TrainConfig):
             lr_net1 = self.lr if rates is None else rates[self.denominator]
         return self.replace(lr_net1=lr_net1 if LOSSES[self.loss].updates else None,
                             tie=self.resolved_tie())
+
+    def agreement(self) -> dict[str, Any]:
+        """What the roles compare before they start."""
+        agreed = self.agreed()
+        common = {name: agreed.pop(name) for name in COMMON}
+        return {**common, "optional": agreed}

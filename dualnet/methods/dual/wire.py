@@ -58,6 +58,12 @@ class Wire:
         backward = (self.answer, self.diagnosis, self.penalty)
         return {**dict.fromkeys(forward, (NET1, NET2)), **dict.fromkeys(backward, (NET2, NET1))}
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Channel name -> shape of one sample, of the channels that carry activations."""
+        return {**dict.fromkeys((self.activation, self.test_activation), self.boundary_shape),
+                **dict.fromkeys((self.answer, self.diagnosis, self.test_compared),
+                                self.compared_shape)}
+
 
 def _channel(name: str) -> str:
     """`name` as shared_fs allows it: lower case letters, digits and _, at most 32 characters."""
