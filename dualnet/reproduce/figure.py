@@ -20,7 +20,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
            "#7F7F7F")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.2)),
                            (0, (8, 2, 1, 2, 1, 2)), (0, (10, 3)), (0, (3, 1, 1, 1)), "-", "--")
-DECADES = 1e-9
+DECADES = 1e-12
 TITLES = {"loss1": "loss of net1", "loss2": "classification loss",
           "rms_conv3": "root mean square of conv3 (net1)", "rms_pool2": "root mean square of pool2",
           "rms_conv3p": "root mean square of conv3'", "grad_norm_net1": "norm of net1's gradients",
@@ -70,7 +70,8 @@ def _draw_values(axis: Axes, variants: Sequence[Variant], lines: Sequence[Line])
     axis.set_xlabel(TITLES.get(variants[0].figure, variants[0].figure), fontsize="small")
     axis.legend(handles=[Line2D([], [], marker="o", linestyle="", color="grey", label="ours"),
                          Line2D([], [], marker="D", linestyle="", color="black",
-                                fillstyle="none", label="published")],
+                                fillstyle="none",
+                                label="published, after its own number of iterations")],
                 fontsize="small", loc="best", ncols=2)
 
 
