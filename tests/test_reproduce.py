@@ -141,12 +141,15 @@ def test_a_target_without_lines_says_so_and_how_to_measure_it(tmp_path):
     assert "To measure: `dualnet reproduce t --scale cpu --seeds 0,1`, a minute." in report
 
 
-def test_runs_that_diverged_have_no_mean_but_are_told(tmp_path):
+def test_runs_that_diverged_are_told_and_stay_out_of_the_mean(tmp_path):
     ledger = Ledger(tmp_path, "t")
     for seed, step in ((0, 7), (1, 9)):
         ledger.append(line_of("a", seed, None, figures={"accuracy": None, "diverged_at": step}))
     report = render([target_of(variant_of("a"))], tmp_path)
-    assert row_of(report, "a")[3:6] == ["diverged in iteration 7, 9", "-", "0"]
+    assert row_of(report, "a")[3:6] == ["2 of 2 diverged, in iteration 7, 9", "-", "0"]
+    ledger.append(line_of("a", 2, 0.25))
+    report = render([target_of(variant_of("a"))], tmp_path)
+    assert row_of(report, "a")[3:6] == ["25.00 % (2 of 3 diverged, in iteration 7, 9)", "-", "1"]
 
 
 def test_lines_of_other_settings_stay_out_of_the_mean(tmp_path):

@@ -75,10 +75,11 @@ def _row(variant: Variant, figure: str, found: Sequence[Line], scale: str) -> tu
     values = [line["figures"].get(figure) for line in found]
     mean, spread, count = mean_and_spread(values)
     ours = "-" if mean is None else said(figure, mean)
-    ends = [line["figures"].get("diverged_at") for line in found]
-    steps = [f"{end:g}" for end in ends if end is not None]
-    if mean is None and steps:
-        ours = f"diverged in iteration {', '.join(steps)}"
+    steps = [f"{end:g}" for line in found
+             if (end := line["figures"].get("diverged_at")) is not None]
+    if steps and figure == variant.figure:
+        told = f"{len(steps)} of {len(found)} diverged, in iteration {', '.join(steps)}"
+        ours = told if mean is None else f"{ours} ({told})"
     where = dict.fromkeys(_device(line) for line in found)
     what = dict.fromkeys(f"{scale}: {_data(line)}" for line in found)
     return (*head, ours, "-" if spread is None else said(figure, spread), str(count),
