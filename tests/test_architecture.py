@@ -80,9 +80,11 @@ ALLOWED = {
                 "run", "stopping", "train", "shared_fs"},
     "role_session": {"channel", "cut", "from_prototxt", "machine", "methods", "metrics", "run",
                      "session", "stopping", "train", "shared_fs"},
-    "reproduce": {"reproduce", "caffe", "cut", "losses", "nets", "optimizer"},
+    "reproduce": {"caffe", "channel", "cut", "data", "losses", "machine", "methods", "nets",
+                  "optimizer", "reproduce", "run", "session", "train", "shared_fs"},
     "cli": {"cli", "bench", "compare", "data", "from_prototxt", "launcher", "machine", "methods",
-            "metrics", "panels", "plot", "role_session", "run", "session", "shared_fs", "stopping"},
+            "metrics", "panels", "plot", "reproduce", "role_session", "run", "session",
+            "shared_fs", "stopping"},
     "__init__": set(), "__main__": {"cli"}, "bootstrap": set(),
 }
 
@@ -122,6 +124,7 @@ def test_legacy_caffe_stands_beside_dualnet():
 
 @pytest.mark.parametrize("module", ["dualnet.cli", "dualnet.compare", "dualnet.plot",
                                     "dualnet.run", "dualnet.data", "dualnet.nets",
+                                    "dualnet.reproduce.targets", "dualnet.reproduce.report",
                                     "dualnet.methods.dual.settings", "shared_fs"])
 def test_importing_does_not_pull_in_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -16,6 +16,7 @@ from dualnet.cli import (
     doctor,
     evaluate,
     plot,
+    reproduce,
     role,
     status,
     train,
@@ -46,7 +47,8 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"dualnet {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True,
                                      parser_class=Parser)
-    for command in (train, role, status, clean, compare, plot, evaluate, data, doctor, bench):
+    for command in (train, role, status, clean, compare, plot, evaluate, data, doctor, bench,
+                    reproduce):
         command.add(commands)
     return parser
 
