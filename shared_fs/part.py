@@ -169,8 +169,8 @@ class Part:
                 f"{self._storage.root}: transport mapped needs one host and a local file system, "
                 f"and {', '.join(far)} is elsewhere; take auto or rename"
             )
-        log.info("%s: messages through %s", self._settings.role,
-                 f"mapped memory with {', '.join(sorted(near))}" if near and transport != "rename"
+        log.info("messages go through %s",
+                 f"memory mapped with {', '.join(sorted(near))}" if near and transport != "rename"
                  else "renamed files")
         return near if transport != "rename" else frozenset()
 
