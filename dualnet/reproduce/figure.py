@@ -58,8 +58,9 @@ def _draw_values(axis: Axes, variants: Sequence[Variant], lines: Sequence[Line])
         colour = COLOURS[row % len(COLOURS)]
         axis.plot(values, [row] * len(values), "o", color=colour, markersize=6)
         if len(values) < len(found):
-            axis.annotate("diverged", (0.01, row), xycoords=("axes fraction", "data"),
-                          va="center", fontsize="small", color=colour)
+            axis.annotate(f"{len(found) - len(values)} diverged", (0.99, row), ha="right",
+                          xycoords=("axes fraction", "data"), va="center", fontsize="small",
+                          color=colour)
         published = [each.value for each in variant.published.get(variant.figure, ())
                      if each.value is not None]
         axis.plot(published, [row] * len(published), "D", color="black", fillstyle="none",
