@@ -11,6 +11,7 @@ from dualnet.cli import main
 from dualnet.config import TrainConfig, flag
 from dualnet.errors import DataError
 from dualnet.methods.dual.settings import DualConfig
+from dualnet.reproduce.figure import limits
 from dualnet.reproduce.ledger import KEYS, Key, Ledger
 from dualnet.reproduce.measure import missing, tasks
 from dualnet.reproduce.report import mean_and_spread, render, said
@@ -164,6 +165,16 @@ def test_the_spread_of_one_value_is_none():
     assert mean_and_spread([None]) == (None, None, 0)
     assert mean_and_spread([1.0, None, 4.0]) == (2.5, pytest.approx(4.5 ** 0.5), 2)
     assert said("accuracy@750", 0.5) == "50.00 %" and said("loss1_last", 948.31) == "948.3"
+
+
+# -- the figure ------------------------------------------------------------------------------------
+
+def test_an_axis_shows_where_curves_begin_and_end_but_no_explosion_between():
+    assert limits([[10.0, 1e30, 2.0], [12.0, 7.0]], "linear") == (0.0, 14.0)     # 2, 12; 10 / 5 = 2
+    assert limits([[8.0, 1e30, 4.0]], "log") == (2.0, 16.0)
+    assert limits([[8.0, 1e-25], [8.0, 0.0]], "log") == (4.0, 16.0)     # the tail is below the axis
+    assert limits([[0.0, 0.0]], "log") == (0.5, 2.0)
+    assert limits([[3.0, 3.0]], "linear") == pytest.approx((2.8, 3.2))
 
 
 # -- the targets -----------------------------------------------------------------------------------

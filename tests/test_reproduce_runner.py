@@ -109,7 +109,8 @@ def test_a_thinned_curve_keeps_its_ends():
     points = [[step, step / 3] for step in range(1, 101)]
     thin = thinned(points, 7)
     assert len(thin) == 7 and thin[0] == [1, 0.3333] and thin[-1] == [100, 33.33]
-    assert thinned(points[:3], 7) == [[1, 0.3333], [2, 0.6667], [3, 1.0]]
+    broken = [[0, float("nan")], *points[:3], [4, float("inf")]]
+    assert thinned(broken, 7) == [[1, 0.3333], [2, 0.6667], [3, 1.0]]
 
 
 def test_the_loss_by_hand_trains_as_the_default_does(tmp_path):

@@ -1,4 +1,4 @@
-"""Draw a target from its ledger: every run beside the published values, and the curves."""
+"""Draw a target from its ledger: every run beside the published values, and curves of one seed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
            "#7F7F7F")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.2)),
                            (0, (8, 2, 1, 2, 1, 2)), (0, (10, 3)), (0, (3, 1, 1, 1)), "-", "--")
-DECADES = 1e-12
+DECADES = 1e-9
+MARGIN = 2.0        # factor beyond the ends of the curves on a logarithmic axis
 TITLES = {"loss1": "loss of net1", "loss2": "classification loss",
           "rms_conv3": "root mean square of conv3 (net1)", "rms_pool2": "root mean square of pool2",
           "rms_conv3p": "root mean square of conv3'", "grad_norm_net1": "norm of net1's gradients",
@@ -42,7 +43,8 @@ def draw(target: Target, scale: str, lines: Sequence[Line], path: Path) -> None:
         axis = figure.add_subplot(grid[1 + index // 2, index % 2])
         _draw_curves(axis, name, target.curves[name], variants, lines)
     data = dict.fromkeys(line["data"] or "random images" for line in lines)
-    figure.suptitle(f"{target.name}: {target.paper}; scale {scale}, {', '.join(data)}",
+    seed = f"; curves of seed {min(line['seed'] for line in lines)}" if names else ""
+    figure.suptitle(f"{target.name}: {target.paper}; scale {scale}, {', '.join(data)}{seed}",
                     fontsize="medium")
     figure.savefig(path, dpi=80)
     pyplot.close(figure)
@@ -56,8 +58,9 @@ def _draw_values(axis: Axes, variants: Sequence[Variant], lines: Sequence[Line])
         colour = COLOURS[row % len(COLOURS)]
         axis.plot(values, [row] * len(values), "o", color=colour, markersize=6)
         if len(values) < len(found):
-            axis.annotate("diverged", (0.01, row), xycoords=("axes fraction", "data"),
-                          va="center", fontsize="small", color=colour)
+            axis.annotate(f"{len(found) - len(values)} diverged", (0.99, row), ha="right",
+                          xycoords=("axes fraction", "data"), va="center", fontsize="small",
+                          color=colour)
         published = [each.value for each in variant.published.get(variant.figure, ())
                      if each.value is not None]
         axis.plot(published, [row] * len(published), "D", color="black", fillstyle="none",
@@ -72,22 +75,41 @@ def _draw_values(axis: Axes, variants: Sequence[Variant], lines: Sequence[Line])
                          Line2D([], [], marker="D", linestyle="", color="black",
                                 fillstyle="none",
                                 label="published, after its own number of iterations")],
-                fontsize="small", loc="best", ncols=2)
+                fontsize="small", loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2,
+                frameon=False)
 
 
 def _draw_curves(axis: Axes, name: str, scale: str, variants: Sequence[Variant],
                  lines: Sequence[Line]) -> None:
+    drawn = []
+    seed = min(line["seed"] for line in lines)
     for row, variant in enumerate(variants):
         for line in lines:
-            points = line["curves"].get(name) if line["variant"] == variant.name else None
-            if points:
+            points = line["curves"].get(name)
+            if points and (line["variant"], line["seed"]) == (variant.name, seed):
                 steps, values = zip(*points, strict=True)
+                drawn.append(values)
                 axis.plot(steps, values, color=COLOURS[row % len(COLOURS)],
-                          linestyle=DASHES[row % len(DASHES)], linewidth=1.2, alpha=0.85)
-    if scale == "log":      # what decays to 1e-25 must not flatten the rest
-        axis.set_yscale("log", nonpositive="mask")
-        axis.set_ylim(bottom=max(axis.get_ylim()[0], DECADES * axis.get_ylim()[1]))
+                          linestyle=DASHES[row % len(DASHES)], linewidth=1.4)
+    axis.set_yscale(scale)
+    axis.set_ylim(*limits(drawn, scale))
     axis.set_title(TITLES.get(name, name), fontsize="small")
     axis.set_xlabel("iteration", fontsize="small")
     axis.tick_params(labelsize="small")
     axis.grid(alpha=0.3)
+
+
+def limits(curves: Sequence[Sequence[float]], scale: str) -> tuple[float, float]:
+    """Lower and upper end of the axis: where curves begin and end, and a margin.
+
+    What a curve does in between may be an explosion, which would flatten all the others; so would
+    one that decays to 1e-25 on a logarithmic axis, which ends DECADES below its top.
+    """
+    ends = [float(curve[index]) for curve in curves for index in (0, -1)]
+    if scale == "log":
+        top = max(ends) or 1.0
+        shown = [end for end in ends if end > DECADES * top]
+        return min(shown, default=top) / MARGIN, top * MARGIN
+    low, high = min(ends), max(ends)
+    margin = (high - low or 1.0) / 5
+    return low - margin, high + margin

@@ -281,7 +281,9 @@ def _split(trained: Trained, role: str, split: str) -> list[Record]:
 
 
 def thinned(points: list[list[float]], count: int = POINTS) -> list[list[float]]:
-    """At most `count` of the points, first and last included, in four significant digits."""
+    """At most `count` of the points, first and last included, in four significant digits; those
+    that are not finite are left out."""
+    points = [point for point in points if math.isfinite(point[1])]
     if len(points) > count:
         points = [points[round(index * (len(points) - 1) / (count - 1))]
                   for index in range(count)]
