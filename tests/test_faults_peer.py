@@ -72,7 +72,7 @@ def with_jumping_clock(say, function, folder, count, profile):
     """`time.time` a day early, then a day late, at each call; a lease that is refreshed often."""
     real, jumps = time.time, itertools.cycle((86400.0, -86400.0))
     time.time = lambda: real() + next(jumps)
-    membership.detect = lambda path: profile
+    membership.detect = lambda path, name: profile
     locks.LEASE_S = 0.6
     return function(say, folder, count)
 

@@ -163,7 +163,7 @@ def test_files_over_their_caps_are_not_read(tmp_path):
 
 def hold(say, folder, umask=0o022, profile=LOCAL):
     os.umask(umask)
-    membership.detect = lambda path: profile
+    membership.detect = lambda path, name: profile
     with exchange(folder, "net1") as mine:
         mine.report(phase="train")
         mine.send("x", 0, np.arange(5.0))
@@ -254,7 +254,7 @@ def test_everything_in_an_exchange_is_private(tmp_path, umask, profile):
 
 def receive(say, folder, umask, profile):
     os.umask(umask)
-    membership.detect = lambda path: profile
+    membership.detect = lambda path, name: profile
     with exchange(folder, "net2") as mine:
         mine.recv("x", 0, np.empty(5))
         say("received")
