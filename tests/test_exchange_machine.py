@@ -132,7 +132,7 @@ class Nondeterministic(Machine):
 
 @pytest.mark.parametrize("machine", [Machine, ThreeRoles, Nondeterministic])
 @pytest.mark.parametrize("examples", [
-    10, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+    10, pytest.param(300, marks=[pytest.mark.exhaustive, pytest.mark.timeout(1800)])])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_any_order_of_steps_and_crashes_ends_as_if_undisturbed(machine, examples):
     run_state_machine_as_test(machine, settings=settings(

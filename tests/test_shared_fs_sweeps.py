@@ -88,7 +88,7 @@ def test_a_fault_at_some_changes_of_the_disk(tmp_path, victim, kind, number):
     sweep(tmp_path, victim, kind, number, first=len(kind) + len(victim), stride=17)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("victim", ROLES)
@@ -121,7 +121,7 @@ def killed_and_started_again(folder, victim, at):
     return killed
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("victim", ROLES)
 def test_sigkill_at_every_change_of_the_disk(tmp_path, victim):
