@@ -14,6 +14,7 @@ from dualnet.cut import join
 from dualnet.errors import UserError
 from dualnet.methods.dual.build import build_parts
 from dualnet.methods.dual.settings import DualConfig
+from dualnet.methods.dual.wire import Wire
 from dualnet.methods.single import Single
 from dualnet.nets import own
 from dualnet.nets.dropout import Dropout
@@ -269,3 +270,15 @@ def test_a_module_is_found_from_the_working_folder_and_a_file_finds_its_neighbou
     assert list(dict(build("own_package_of_this_test.nets", "mlp").named_children()))[1] == "fc1"
     (folder / "main.py").write_text("from neighbour_of_this_test import mlp")
     assert len(build(folder / "main.py", "mlp")) == 7
+
+
+# -- names of the messages -------------------------------------------------------------------------
+
+def test_long_names_of_layers_stay_apart_and_equal_ones_are_refused():
+    long = Wire("a" * 40, "a" * 39 + "b", (1,), (1,))
+    assert len(long.channels()) == 6 and max(map(len, long.channels())) <= 32
+    assert Wire("pool2", "conv3", (1,), (1,)).answer == "conv3p"
+    for boundary, compared in (("rho", "fc"), ("fcp", "fc"), ("fc.P", "fc_")):
+        with pytest.raises(UserError, match=f"a cut between the layers '{boundary}' and '{compar"
+                                            "ed}' would give two kinds of messages the name"):
+            Wire(boundary, compared, (1,), (1,))
