@@ -58,6 +58,7 @@ ALLOWED = {
     "data": {"data"},
     "nets": {"nets", "caffe"},
     "cut": set(),
+    "cuts": {"cut", "methods"},
     "optimizer": {"caffe", "schedules"},
     "evaluate": {"data"},
     "channel": {"shared_fs"},
