@@ -17,6 +17,8 @@ from dualnet.cut import compared_layer, cut, shared_layers
 from dualnet.errors import UserError
 from dualnet.methods.dual.formats import message_bytes
 
+NEARLY = 0.95   # of the largest bound: less is lost than larger messages would take
+
 
 class Cut(NamedTuple):
     """One boundary.
@@ -67,14 +69,16 @@ def list_cuts(net: nn.Sequential, input_shape: Sequence[int], *, batch_size: int
 
 
 def best(cuts: Sequence[Cut]) -> Cut:
-    """The cut of the largest bound; of equal ones that with the smallest messages, then the first.
+    """The cut with the smallest messages among those whose bound is within 5 % of the largest.
 
     Raises UserError if there is none.
     """
     if not cuts:
         raise UserError("no layer of this net can be cut behind: a cut needs a layer with weights "
                         "on its far side")
-    return max(cuts, key=lambda each: (each.bound, -each.z_bytes - each.y_bytes))
+    enough = NEARLY * max(each.bound for each in cuts)
+    return min((each for each in cuts if each.bound >= enough),
+               key=lambda each: each.z_bytes + each.y_bytes)
 
 
 def _measure(net: nn.Sequential, input_shape: Sequence[int]

@@ -17,6 +17,7 @@ from dualnet import data, machine
 from dualnet.checkpoints import Checkpoints, Spent
 from dualnet.config import TrainConfig, from_dict
 from dualnet.cut import join
+from dualnet.cuts import Cut, list_cuts
 from dualnet.data.batches import Batches, Preprocessing
 from dualnet.data.dataset import Dataset
 from dualnet.errors import Diverged
@@ -131,6 +132,15 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
         part.load_state_dict(run.load_checkpoint(name, settings.iterations)["part"])
     return {"test accuracy through conv3' of net2": accuracy(join(parts)),
             "test accuracy through conv3 of net1": accuracy(join(parts, merged=True))}
+
+
+def cuts_of(settings: DualConfig) -> list[Cut]:
+    """Every cut of the net of the settings for their data, in the order of the layers."""
+    dataset = data.load(settings.data, Path(settings.data_dir))
+    net = build_net(settings, dataset.input_shape, dataset.num_classes)
+    return list_cuts(net, dataset.input_shape, batch_size=settings.batch_size,
+                     message_dtype=settings.message_dtype,
+                     before_activation=settings.before_activation)
 
 
 def _accuracy(net: nn.Module, batches: Batches, device: torch.device,

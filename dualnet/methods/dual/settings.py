@@ -48,6 +48,7 @@ LOSSES = {
 COMMON = ("mean", "scale", "equalise", "bgr", "mirror", "crop", "iterations", "batch_size", "seed",
           "log_every", "eval_every", "cut", "before_activation", "loss", "denominator", "schedule",
           "net1_steps", "net2_steps", "message_dtype")
+AUTO_CUT = "auto"
 SCHEDULE_NAMES = ("lockstep", "pipelined", "async", "alternating")
 
 
@@ -59,7 +60,8 @@ class DualConfig(TrainConfig):
         "thesis": {**RECIPES["thesis"], "loss": "euclidean", "lr": 4e-3, "lr_net1": 5e-11,
                    "schedule": "alternating", "iterations": 8000}}
 
-    cut: str = flag("pool2", "layer behind which the net is cut", group="dual net")
+    cut: str = flag("pool2", "layer behind which the net is cut; auto: where the work is split"
+                    " best, as --list-cuts of `train dual` shows", group="dual net")
     before_activation: bool = flag(False, "compare the shared layer before its activation",
                                    group="dual net")
     loss: str = flag("admm", "loss of net1, or a control", choices=tuple(LOSSES),
