@@ -184,8 +184,9 @@ class TrainConfig(Config):
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
-    data: str = flag("auto", "data set; auto takes cifar10 if it is in --data-dir, else shapes",
-                     group="data")
+    data: str = flag("auto", "data set; auto takes cifar10 if it is in --data-dir, else shapes;"
+                     " your own in --data-dir: folder (images at train/CLASS/ and test/CLASS/) or"
+                     " arrays (train.npz and test.npz with x and y)", group="data")
     data_dir: str = flag("data", "folder of the data sets; the variable DUALNET_DATA sets another"
                          " default", local=True, group="data")
     mean: str = flag("image", "mean of the training images to subtract", group="data",

@@ -83,8 +83,8 @@ ALLOWED = {
                      "session", "stopping", "train", "shared_fs"},
     "reproduce": {"reproduce", "caffe", "cut", "losses", "nets", "optimizer"},
     "cli": {"cli", "bench", "compare", "cuts", "data", "from_prototxt", "launcher", "machine",
-            "methods", "metrics", "nets", "panels", "plot", "role_session", "run", "session", "shared_fs",
-            "stopping"},
+            "methods", "metrics", "nets", "panels", "plot", "role_session", "run", "session",
+            "shared_fs", "stopping"},
     "__init__": set(), "__main__": {"cli"}, "bootstrap": set(),
 }
 
