@@ -116,10 +116,7 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
     changes  settings that differ on this machine: data_dir, device
     Raises UserError if the run has not finished.
     """
-    values = {**run.config(), **changes}
-    method = values.pop("method")
-    settings = from_dict({"dual": DualConfig, "single": TrainConfig}[method], values,
-                         str(run.config_path))
+    method, settings = _settings_of(run, changes)
     device = machine.prepare(settings, Single.name, (Single.name,))
     dataset, batches = load_data(settings)
     net = build_net(settings, dataset.input_shape, dataset.num_classes)
@@ -127,11 +124,28 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
     if method == "single":
         net.load_state_dict(run.load_checkpoint(Single.name, settings.iterations)["net"])
         return {"test accuracy": accuracy(net)}
+    assert isinstance(settings, DualConfig)
     parts = build_parts(settings, net)
     for part, name in zip(parts, ROLES, strict=True):
         part.load_state_dict(run.load_checkpoint(name, settings.iterations)["part"])
     return {"test accuracy through conv3' of net2": accuracy(join(parts)),
             "test accuracy through conv3 of net1": accuracy(join(parts, merged=True))}
+
+
+def net_of(run: Run) -> nn.Sequential:
+    """The uncut net of a run, in the precision of its weights, before they are loaded."""
+    _, settings = _settings_of(run, {})
+    dataset = data.load(settings.data, Path(settings.data_dir))
+    net = build_net(settings, dataset.input_shape, dataset.num_classes)
+    return net.to(getattr(torch, settings.precision))
+
+
+def _settings_of(run: Run, changes: Mapping[str, Any]) -> tuple[str, TrainConfig]:
+    """Method and settings of a run, some of them changed."""
+    values = {**run.config(), **changes}
+    method = values.pop("method")
+    config = {"dual": DualConfig, "single": TrainConfig}[method]
+    return method, from_dict(config, values, str(run.config_path))
 
 
 def cuts_of(settings: DualConfig) -> list[Cut]:

@@ -81,10 +81,12 @@ ALLOWED = {
                 "methods", "run", "stopping", "train", "shared_fs"},
     "role_session": {"channel", "cut", "from_prototxt", "machine", "methods", "metrics", "run",
                      "session", "stopping", "train", "shared_fs"},
+    "export": {"methods", "run"},
     "reproduce": {"reproduce", "caffe", "cut", "losses", "nets", "optimizer"},
-    "cli": {"cli", "bench", "compare", "cuts", "data", "from_prototxt", "launcher", "machine",
-            "methods", "metrics", "nets", "panels", "plot", "role_session", "run", "session",
-            "shared_fs", "stopping"},
+    "cli": {"cli", "bench", "compare", "cuts", "data", "export", "from_prototxt", "launcher",
+            "machine", "methods", "metrics", "nets", "panels", "plot", "role_session", "run",
+            "session", "shared_fs", "stopping"},
+    "api": {"cli", "data", "export", "methods", "nets", "run", "session"},
     "__init__": set(), "__main__": {"cli"}, "bootstrap": set(),
 }
 

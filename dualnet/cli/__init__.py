@@ -15,6 +15,7 @@ from dualnet.cli import (
     data,
     doctor,
     evaluate,
+    export,
     plot,
     role,
     status,
@@ -33,6 +34,7 @@ examples:
   dualnet compare --losses admm,euclidean --seeds 0,1,2 --single
   dualnet data fetch cifar10
   dualnet plot runs/*
+  dualnet export runs/NAME net.pt
 
 exit codes:
 {EXIT_CODES}
@@ -46,7 +48,8 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"dualnet {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True,
                                      parser_class=Parser)
-    for command in (train, role, status, clean, compare, plot, evaluate, data, doctor, bench):
+    for command in (train, role, status, clean, compare, plot, evaluate, export, data, doctor,
+                    bench):
         command.add(commands)
     return parser
 

@@ -72,10 +72,15 @@ def tell_notes(settings: TrainConfig) -> None:
 
 def run_of(arguments: argparse.Namespace, method: str, settings: TrainConfig) -> "Run":
     """The run folder that the flags or the settings name."""
+    return run_named(arguments.out, method, settings)
+
+
+def run_named(out: Path | None, method: str, settings: TrainConfig) -> "Run":
+    """The run in `out`, or by default in runs/ under a name made of the settings."""
     from dualnet.run import Run
 
-    if arguments.out is not None:
-        return Run(arguments.out)
+    if out is not None:
+        return Run(out)
     words = [method, settings.net, settings.data]
     if isinstance(settings, DualConfig):
         words += [settings.loss, settings.schedule]
