@@ -142,7 +142,8 @@ def source_of(net: "str | Callable[..., nn.Sequential]") -> str:
     name = getattr(net, "__qualname__", type(net).__name__)
     module = inspect.getmodule(net)
     file = getattr(module, "__file__", None)
-    if not inspect.isfunction(net) or module is None or not file or getattr(module, name, None) is not net:
+    is_found = inspect.isfunction(net) and file and getattr(module, name, None) is net
+    if module is None or not is_found:
         raise UserError(f"net should be a function at the top of a file, which both processes can "
                         f"read, found {name}; put it into a file and give path/to/file.py:function")
     # A file of a package may import its neighbours by relative names, so it goes by its name.
