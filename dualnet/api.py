@@ -141,9 +141,9 @@ def source_of(net: "str | Callable[..., nn.Sequential]") -> str:
         return net
     name = getattr(net, "__qualname__", type(net).__name__)
     module = inspect.getmodule(net)
-    file = getattr(module, "__file__", None)
-    is_found = inspect.isfunction(net) and file and getattr(module, name, None) is net
-    if module is None or not is_found:
+    file: str | None = getattr(module, "__file__", None)
+    is_at_top = inspect.isfunction(net) and getattr(module, name, None) is net
+    if module is None or file is None or not is_at_top:
         raise UserError(f"net should be a function at the top of a file, which both processes can "
                         f"read, found {name}; put it into a file and give path/to/file.py:function")
     # A file of a package may import its neighbours by relative names, so it goes by its name.

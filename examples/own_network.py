@@ -67,12 +67,13 @@ def write_pictures(folder):
 
 if __name__ == "__main__":
     write_points("points")
-    trained = train(perceptron, "points", iterations=300, lr=0.1)
+    trained = train(perceptron, "points", iterations=300, lr=0.4, threads=1)
     print(f"points: {100 * trained.summary['test_accuracy']:.1f} %")
     net = trained.net()                             # one module again, and one state dict
     print(net(torch.tensor([[0.0, 1.0], [0.0, 0.0]])).argmax(1).tolist(), "should be [1, 0]")
     torch.save(trained.state_dict(), "points.pt")
 
     write_pictures("pictures")
-    trained = train(residual_net, "pictures", cut="pool1", iterations=60, batch_size=20)
+    trained = train(residual_net, "pictures", cut="pool1", iterations=60, batch_size=20,
+                    threads=1)
     print(f"pictures: {100 * trained.summary['test_accuracy']:.1f} %")
