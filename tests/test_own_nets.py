@@ -84,7 +84,7 @@ def train_both(path, name, boundary, prepare=lambda net: net, **changes):
     common = {key: value for key, value in settings.to_dict().items()
               if key in TrainConfig.__dataclass_fields__}
     single = Single(TrainConfig(**common), prepare(build(path, name)), batches, CPU)
-    before = [p.clone() for p in single.net.parameters()]
+    before = [p.detach().clone() for p in single.net.parameters()]
     list(single.steps())
     assert max((p - q).abs().max() for p, q in
                zip(before, single.net.parameters(), strict=True)) > 1e-4   # it did train
@@ -113,6 +113,28 @@ def test_tied_admm_equals_the_single_net_at_every_boundary(file, name, boundary)
     parts, single = train_both(file, name, boundary)
     assert largest_difference(join(parts), single) < 1e-12
     assert largest_difference(join(parts, merged=True), single) < 1e-12
+
+
+@pytest.mark.parametrize("changes", [{}, {"before_activation": True}], ids=["", "before"])
+def test_activations_in_place_do_not_change_what_is_compared(tmp_path, file, changes):
+    """Against the net whose activations are not in place."""
+    (tmp_path / "in_place.py").write_text(NETS.replace("nn.ReLU()", "nn.ReLU(inplace=True)"))
+    _, expected = train_both(file, "residual", "stem", **changes)
+    parts, single = train_both(tmp_path / "in_place.py", "residual", "stem", **changes)
+    assert largest_difference(single, expected) == 0
+    assert largest_difference(join(parts), single) < 1e-12
+    assert largest_difference(join(parts, merged=True), single) < 1e-12
+
+
+def test_frozen_layers_stay_as_they_were_drawn(file):
+    def frozen(net):
+        net.fc2.requires_grad_(False)
+        return net
+
+    parts, single = train_both(file, "mlp", "act1", frozen)
+    assert largest_difference(join(parts), single) < 1e-12
+    draw_weights(fresh := build(file, "mlp"), 0)
+    assert torch.equal(parts[1].head.fc2.weight, fresh.fc2.weight.double())
 
 
 @pytest.mark.parametrize("boundary", ["norm", "relu", "block1", "pool"])
@@ -218,6 +240,9 @@ WRONG = {
     "def net(): return nn.Sequential(OrderedDict(f=nn.Flatten(0), fc=nn.Linear(768, 10)))":
         r"the layer 'f' should give one tensor \[N, ...\] with a row per sample, found shape "
         r"\[768\]",
+    "class L(nn.Linear):\n def forward(self, x):\n  x += 1\n  return super().forward(x)\n"
+    "def net(): return nn.Sequential(OrderedDict(f=nn.Flatten(), fc=L(768, 10)))":
+        "the layer 'fc' changes its input in place",
     "class S(nn.Sequential):\n def forward(self, x): return x\n"
     "def net(): return S(OrderedDict(a=nn.ReLU()))": "S has a forward of its own",
 }
@@ -250,6 +275,9 @@ def test_the_content_of_the_file_names_the_net_and_its_place_does_not(file, tmp_
     moved.write_text(NETS)
     found = [TrainConfig(**own.settings_from({"net": f"{path}:mlp"})) for path in (file, moved)]
     assert found[0].digest() == found[1].digest() and found[0].net == "mlp"
+    agreed = [DualConfig(**own.settings_from({"net": f"{path}:mlp"})).agreement()
+              for path in (file, moved)]
+    assert agreed[0] == agreed[1] and "net_sha256" in agreed[0]["optional"]
     moved.write_text(NETS + "\n")
     changed = TrainConfig(**own.settings_from({"net": f"{moved}:mlp"}))
     assert changed.digest() != found[0].digest()

@@ -137,6 +137,9 @@ def build(source: Source, expected_sha256: str, input_shape: tuple[int, ...], nu
         torch.manual_seed(torch_seed(seed, "net"))
         net = function(**words)
     _check_layers(source, net)
+    for module in net.modules():
+        if getattr(module, "inplace", False):   # would change what is sent, or compared
+            module.inplace = False
     with torch.random.fork_rng(devices=[]):
         _check_shapes(source, net, input_shape, num_classes)
     from dualnet.nets.dropout import with_named_dropout
@@ -256,8 +259,13 @@ def _check_shapes(source: Source, net: "nn.Sequential", input_shape: tuple[int, 
     net.eval()
     with torch.no_grad():
         for name, layer in net.named_children():
+            given, version = x, x._version
             with _told(source, f"in its layer '{name}' on an input of shape {list(x.shape)}"):
-                x = layer(x)
+                x = layer(given)
+            if given._version != version:
+                raise UserError(f"--net {source}: the layer '{name}' changes its input in place, "
+                                "which a cut before it would send or compare; make it return "
+                                "another tensor")
             if not isinstance(x, torch.Tensor) or x.shape[:1] != (1,):
                 raise UserError(f"--net {source}: the layer '{name}' should give one tensor [N, "
                                 f"...] with a row per sample, found {_said(x)}")
