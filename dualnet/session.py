@@ -166,10 +166,15 @@ def _accuracy(net: nn.Module, batches: Batches, device: torch.device,
 def load_data(settings: TrainConfig) -> tuple[Dataset, Batches]:
     """The data set and its batches.  Raises DataError or UserError."""
     dataset = data.load(settings.data, Path(settings.data_dir))
+    return dataset, batches_of(dataset, settings)
+
+
+def batches_of(dataset: Dataset, settings: TrainConfig) -> Batches:
+    """The batches that the settings make of a data set."""
     preprocessing = Preprocessing(
         mean=settings.mean, scale=settings.scale, equalise=settings.equalise, bgr=settings.bgr,
         mirror=settings.mirror, crop=settings.crop)
-    return dataset, Batches(dataset, settings.batch_size, settings.seed, preprocessing)
+    return Batches(dataset, settings.batch_size, settings.seed, preprocessing)
 
 
 def common_summary(method_name: str, settings: TrainConfig, method: Method,

@@ -10,9 +10,9 @@ from pathlib import Path
 from .errors import RoleTaken, StorageError
 from .locks import RoleLock
 from .observe import WATCH_S, Observation, is_exchange, observe
+from .peer_text import printable
 from .process import this_process
 from .profile import NETWORK, Profile, detect
-from .status import printable
 from .storage import Storage
 
 _ROLE = r"[a-z0-9_]{1,32}"

@@ -8,13 +8,14 @@ from typing import Any, Literal
 from .agreement import check_names, check_policies, full_agreement
 from .errors import RunOver
 from .lineage import Checkpoint, Start, newest_common
-from .mailbox import Traffic
 from .membership import Membership
 from .message import Array
 from .part import Part
+from .peer_text import all_printable
 from .settings import Settings
 from .status import MOST_HELD
 from .storage import Storage
+from .traffic import Traffic
 
 
 class Exchange:
@@ -165,10 +166,10 @@ class Exchange:
             membership.tell_stage(self.generation, phase)
 
     def peer_info(self, role: str) -> dict[str, Any]:
-        """What that role last reported as info; also after the final barrier."""
+        """What that role last reported as info, its texts printable; also after the barrier."""
         part = self._begun()
         peer = part.peer(role) if self._closed else part.poll(role)
-        return dict(peer.status.info) if peer.status else {}
+        return dict(all_printable(peer.status.info)) if peer.status else {}
 
     def announce_held(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Tell the other roles which checkpoints I hold now; the newest 8 count."""

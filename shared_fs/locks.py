@@ -42,6 +42,7 @@ class RoleLock:
             self._lock = filelock.SoftFileLease(
                 str(self._path),
                 lease_duration=LEASE_S,
+                mode=0o600,
                 on_compromise=self._note_compromise,
                 thread_local=False,
             )
@@ -140,7 +141,8 @@ def stage_lock(storage: Storage, profile: Profile, timeout_s: float = 1.0) -> It
     """Hold the lock of stage.json; yields False, with a warning, if it is not free in time."""
     path = str(storage.path("stage.lock"))
     lock: filelock.BaseFileLock
-    lock = _kernel_lock(path) if profile.name == "local" else filelock.SoftFileLock(path)
+    soft = profile.name != "local"
+    lock = filelock.SoftFileLock(path, mode=0o600) if soft else _kernel_lock(path)
     try:
         lock.acquire(timeout=timeout_s, poll_interval=0.01)
     except (filelock.Timeout, OSError) as error:
@@ -161,4 +163,4 @@ def _kernel_lock(path: str) -> filelock.BaseFileLock:
     wanted = {"fallback_to_soft": False, "preserve_lock_file": True, "thread_local": False}
     known = inspect.signature(filelock.UnixFileLock.__init__).parameters
     options: dict[str, Any] = {name: value for name, value in wanted.items() if name in known}
-    return filelock.UnixFileLock(path, **options)
+    return filelock.UnixFileLock(path, mode=0o600, **options)

@@ -15,15 +15,16 @@ from .errors import ExchangeError, RoleTaken, RunOver
 from .handshake import Agreed, Handshake, check_folder, check_over
 from .leftovers import remove_old_generations, remove_parts
 from .locks import RoleLock
-from .mailbox import Traffic
 from .part import Part
+from .peer_text import printable
 from .process import this_process
 from .profile import detect
 from .records import Hello, newest_generation, read_hello, still_mine
 from .settings import Settings
 from .stage import update_stage
-from .status import StatusWriter, printable
+from .status import StatusWriter
 from .storage import Storage
+from .traffic import Traffic
 
 log = logging.getLogger("shared_fs")
 
@@ -138,7 +139,9 @@ class Membership:
     def _shake_hands(self) -> Agreed:
         self._announced, self.incarnation = "", uuid.uuid4().hex
         self.status.begin_anew(self.incarnation)
-        handshake = Handshake(self.storage, self.profile, self._settings.roles, self._hello())
+        handshake = Handshake(
+            self.storage, self.profile, self._settings.roles, self._hello(), self.status.check_heart
+        )
         handshake.announce()
         self._announced = self.incarnation
         return handshake.shake(self._settings.handshake_timeout_s)

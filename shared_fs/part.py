@@ -11,13 +11,14 @@ from . import records
 from .errors import StorageError
 from .handshake import Agreed
 from .lineage import Checkpoint, Start
-from .mailbox import Mailbox, Traffic
+from .mailbox import Mailbox
 from .peer import Peer
 from .process import this_process
 from .profile import Profile
 from .settings import Settings
 from .status import StatusReader, StatusWriter
 from .storage import Storage
+from .traffic import Traffic
 from .waiting import wait_for
 
 log = logging.getLogger("shared_fs")
@@ -77,6 +78,7 @@ class Part:
         """
 
         def all_done() -> bool | None:
+            self._status.check_heart()
             peers = self._polled()
             missing = [peer for peer in peers if peer.state not in ("done", "over")]
             if not missing or any(peer.state == "over" for peer in peers):
@@ -167,8 +169,8 @@ class Part:
                 f"{self._storage.root}: transport mapped needs one host and a local file system, "
                 f"and {', '.join(far)} is elsewhere; take auto or rename"
             )
-        log.info("%s: messages through %s", self._settings.role,
-                 f"mapped memory with {', '.join(sorted(near))}" if near and transport != "rename"
+        log.info("messages go through %s",
+                 f"memory mapped with {', '.join(sorted(near))}" if near and transport != "rename"
                  else "renamed files")
         return near if transport != "rename" else frozenset()
 

@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable
 
 from .errors import InvalidMessage, PeerFailed, PeerLost, PeerRestarted, PeerStopped
+from .peer_text import printable
 from .process import Process
-from .status import Status, StatusReader, printable
+from .status import Status, StatusReader
 from .storage import Storage
 
 log = logging.getLogger("shared_fs")

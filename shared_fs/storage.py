@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,7 +9,7 @@ from typing import NamedTuple
 
 from .blocks import BlockStorage
 from .errors import InvalidMessage, StorageError
-from .open_file import READ, OpenFile, irregular
+from .open_file import READ, OpenFile, open_regular
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _REWRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -101,31 +100,24 @@ class Storage(BlockStorage):
     def open_checked(self, name: str) -> OpenFile:
         """Open a file of a peer for reading: never through a link, never a pipe or a device.
 
-        Raises InvalidMessage if it is not a regular file, StorageError if it cannot be opened.
+        Raises InvalidMessage if it is not a regular file of a trusted user, StorageError if it
+        cannot be opened.
         """
-        try:
-            with self.explaining("open", name):
-                fd = self.open(name, READ)
-        except StorageError as error:
-            if error.errno == errno.ELOOP:
-                raise irregular(self.path(name), "a symbolic link") from error
-            raise
-        try:
-            with self.explaining("inspect", name):
-                info = self.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise irregular(self.path(name), f"mode {stat.filemode(info.st_mode)}")
-        except BaseException:
-            self.close(fd)
-            raise
+        with self.explaining("open", name):
+            fd, info = open_regular(self, name, READ)
         return OpenFile(self, fd, name, info.st_size)
 
     def make_folder(self, name: str) -> None:
-        """Create a folder of the layout if it is absent; a link in its place is refused."""
+        """Create a folder of the layout if it is absent; a link or a stranger's is refused."""
         with self.explaining("create the folder", name):
             with suppress(FileExistsError):
                 self.mkdir(name)
-            self.close(self.open(name, READ | os.O_DIRECTORY))
+            fd = self.open(name, READ | os.O_DIRECTORY)
+            try:
+                if self.fstat(fd).st_uid not in self.trusted_users:
+                    raise OSError(errno.EACCES, "it belongs to another user")
+            finally:
+                self.close(fd)
 
     def listing(self, name: str) -> list[str]:
         """The visible names in a folder; empty if the folder is absent."""
@@ -242,7 +234,11 @@ class Storage(BlockStorage):
     def _open_part(self, part: str, recycle: str | None) -> int:
         if recycle:
             self.replace(recycle, part)
-            return self.open(part, _REWRITE)
+            fd = self.open(part, _REWRITE)
+            if self.fstat(fd).st_nlink == 1:
+                return fd
+            self.close(fd)  # somebody keeps it under another name
+            self.unlink(part)
         return self.open(part, _CREATE)
 
     def _write_all(self, fd: int, data: memoryview) -> None:

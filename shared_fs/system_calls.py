@@ -40,12 +40,29 @@ class SystemCalls:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(os.path.abspath(root))
         self._directory = _open_folder(self.root)
+        self._trusted_users = frozenset({0, os.geteuid(), os.fstat(self._directory).st_uid})
+
+    @property
+    def trusted_users(self) -> frozenset[int]:
+        """Whose files are read: mine, root's, and those of the folder's owner.
+
+        The last because a mount may show my own files, and the folder, as somebody else's.
+        """
+        return self._trusted_users
 
     def shut(self) -> None:
         """Let go of the folder; nothing works afterwards.  Idempotent."""
         if self._directory >= 0:
             os.close(self._directory)
             self._directory = -1
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the folder that is held, and not to another one."""
+        try:
+            there = os.lstat(self.root)
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self._directory))
 
     def path(self, name: str) -> Path:
         """Where `name` is, for messages to people."""

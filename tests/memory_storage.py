@@ -184,7 +184,7 @@ class MemoryStorage(Storage):
         node = self._files[fd][0]
         kind = stat.S_IFDIR if node.is_folder else stat.S_IFREG
         return SimpleNamespace(st_mode=kind | 0o600, st_size=len(node.now), st_dev=1,
-                               st_ino=node.number, st_nlink=node.links)
+                               st_ino=node.number, st_nlink=node.links, st_uid=os.geteuid())
 
     def replace(self, source, target):
         self._actor().called()

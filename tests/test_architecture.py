@@ -82,10 +82,11 @@ ALLOWED = {
     "role_session": {"channel", "cut", "from_prototxt", "machine", "methods", "metrics", "run",
                      "session", "stopping", "train", "shared_fs"},
     "export": {"methods", "run"},
-    "reproduce": {"reproduce", "caffe", "cut", "losses", "nets", "optimizer"},
+    "reproduce": {"caffe", "channel", "cut", "data", "losses", "machine", "methods", "nets",
+                  "optimizer", "reproduce", "run", "session", "train", "shared_fs"},
     "cli": {"cli", "bench", "compare", "cuts", "data", "export", "from_prototxt", "launcher",
-            "machine", "methods", "metrics", "nets", "panels", "plot", "role_session", "run",
-            "session", "shared_fs", "stopping"},
+            "machine", "methods", "metrics", "nets", "panels", "plot", "reproduce", "role_session",
+            "run", "session", "shared_fs", "stopping"},
     "api": {"cli", "data", "export", "methods", "nets", "run", "session"},
     "__init__": set(), "__main__": {"cli"}, "bootstrap": set(),
 }
@@ -126,6 +127,7 @@ def test_legacy_caffe_stands_beside_dualnet():
 
 @pytest.mark.parametrize("module", ["dualnet.cli", "dualnet.compare", "dualnet.plot",
                                     "dualnet.run", "dualnet.data", "dualnet.nets",
+                                    "dualnet.reproduce.targets", "dualnet.reproduce.report",
                                     "dualnet.methods.dual.settings", "shared_fs"])
 def test_importing_does_not_pull_in_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

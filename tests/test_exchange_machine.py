@@ -17,7 +17,7 @@ from shared_fs import ExchangeError
 
 TOY = Namespace(
     iterations=12, checkpoint_every=2, size=2, window=2, peer_timeout=1e6, handshake_timeout=1e6,
-    storage_timeout=5.0, fsync="auto",
+    storage_timeout=5.0, fsync="auto", transport="rename",
 )
 MOST_STEPS = 20_000  # of one role, to end a run that nothing disturbs any more
 

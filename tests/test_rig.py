@@ -150,7 +150,7 @@ def toy(say, folder, role, home, iterations, lock_profile=None):
     options = argparse.Namespace(
         role=role, folder=folder, home=home, roles="net1,net2", iterations=iterations,
         checkpoint_every=5, size=64, window=2, peer_timeout=60.0, handshake_timeout=120.0,
-        storage_timeout=60.0, fsync="auto")
+        storage_timeout=60.0, fsync="auto", transport="auto")
     trainer = toy_trainer.trainer(options, trace=lambda *what: say(what))
     return toy_trainer.digest(trainer.run())
 

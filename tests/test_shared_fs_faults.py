@@ -11,7 +11,7 @@ from shared_fs import Storage
 
 TOY = Namespace(
     roles="net1,net2", iterations=6, checkpoint_every=2, size=4, window=2, peer_timeout=60.0,
-    handshake_timeout=60.0, storage_timeout=5.0, fsync="auto",
+    handshake_timeout=60.0, storage_timeout=5.0, fsync="auto", transport="rename",
 )
 
 

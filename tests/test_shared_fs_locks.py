@@ -1,5 +1,6 @@
 """One live process per role; a dead one frees it; the stage lock never holds the run up."""
 
+import os
 import re
 import sys
 import time
@@ -47,14 +48,31 @@ def test_another_role_is_free(tmp_path, profile):
         lock.release()
 
 
-def test_a_killed_process_frees_its_role_at_once(tmp_path):
-    with Role(hold, tmp_path, LOCAL) as first:
+@BOTH
+@pytest.mark.fault(21, "SIGKILL of the process that holds the role")
+def test_a_killed_process_frees_its_role_at_once(tmp_path, profile):
+    with Role(hold, tmp_path, profile) as first:
         assert first.hear() == "held"
         first.kill()
         first.process.join(10)
-        lock = RoleLock(Storage(tmp_path), "net1", LOCAL)
+        lock = RoleLock(Storage(tmp_path), "net1", profile)
         lock.acquire(lambda: "the dead one")
         lock.release()
+
+
+@pytest.mark.fault(23, "the marker of a killed holder gets the pid of a live process")
+def test_a_lease_whose_pid_belongs_to_another_process_now_is_free(tmp_path):
+    with Role(hold, tmp_path, NETWORK) as dead:
+        assert dead.hear() == "held"
+        dead.kill()
+        dead.process.join(10)
+    marker = tmp_path / "roles" / "net1.lock"
+    text, count = re.subn(rf"\bpid={dead.pid}\b", f"pid={os.getpid()}", marker.read_text())
+    assert count == 1
+    marker.write_text(text)
+    lock = RoleLock(Storage(tmp_path), "net1", NETWORK)
+    lock.acquire(lambda: "a process that has the pid of mine")
+    lock.release()
 
 
 @BOTH
@@ -103,6 +121,7 @@ def hold_for(say, folder, lease_s):
     hold(say, folder, NETWORK)
 
 
+@pytest.mark.fault(22, "a lease whose host is edited")
 def test_the_lease_of_a_dead_process_of_another_host_runs_out(tmp_path, monkeypatch, caplog):
     leave_a_lease_of_another_host(tmp_path, monkeypatch)
     lock = RoleLock(Storage(tmp_path), "net1", NETWORK)

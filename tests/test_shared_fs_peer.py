@@ -87,6 +87,7 @@ def test_silence_of_peer_timeout_is_a_lost_peer_and_less_is_not(peer, clock, scr
         live(peer, clock, script, 2)
 
 
+@pytest.mark.fault(17, "beats without progress, clock by hand")
 def test_beats_without_progress_are_a_lost_peer_after_progress_timeout(peer, clock, script):
     beat = live(peer, clock, script, 599, RUNNING)
     with pytest.raises(PeerLost, match="heartbeats only for 600 s"):
@@ -99,6 +100,7 @@ def test_any_progress_starts_the_time_anew(peer, clock, script, change):
     live(peer, clock, script, 500, replace(RUNNING, beat=999, **change))
 
 
+@pytest.mark.fault(55, "the clock of a peer's view jumps by a day")
 def test_my_own_pause_is_not_held_against_the_peer(peer, clock, script):
     live(peer, clock, script, 10, RUNNING)
     clock.now += 86400.0  # stopped for a day, or a suspended machine
@@ -106,6 +108,7 @@ def test_my_own_pause_is_not_held_against_the_peer(peer, clock, script):
     peer.judge("x 7")
 
 
+@pytest.mark.security(14, "escape sequences as host and error")
 def test_an_error_of_the_peer_is_told_without_control_characters(peer, clock, script):
     script.news = replace(RUNNING, state="failed", error="out of\x1b[2J memory")
     peer.poll()

@@ -19,7 +19,7 @@ from shared_fs import ExchangeError, Storage
 ROLES = ("net1", "net2")
 TOY = Namespace(
     roles="net1,net2", iterations=3, checkpoint_every=1, size=2, window=2, peer_timeout=60.0,
-    handshake_timeout=60.0, storage_timeout=5.0, fsync="auto",
+    handshake_timeout=60.0, storage_timeout=5.0, fsync="auto", transport="rename",
 )
 EXPECTED = undisturbed(ROLES, TOY.iterations, TOY.size)
 MOST_STARTS = 4

@@ -189,6 +189,7 @@ def arguments():
     parser.add_argument("--handshake-timeout", type=float, default=120.0, help="seconds")
     parser.add_argument("--storage-timeout", type=float, default=60.0, help="seconds")
     parser.add_argument("--fsync", choices=("auto", "never", "always"), default="auto")
+    parser.add_argument("--transport", choices=("auto", "rename", "mapped"), default="auto")
     parser.add_argument("--trace", action="store_true", help="print each start and iteration")
     return parser.parse_args()
 
@@ -198,7 +199,8 @@ def trainer(args, storage=Storage, trace=lambda *_: None):
     roles, home = tuple(args.roles.split(",")), Home(args.home, storage)
     exchange = Exchange(
         args.folder, args.role, channels=channels_of(roles), roles=roles, home=home.name,
-        held=home.held, window=args.window, fsync=args.fsync, storage=storage(args.folder),
+        held=home.held, window=args.window, fsync=args.fsync, transport=args.transport,
+        storage=storage(args.folder),
         agreement={"iterations": args.iterations, "size": args.size},
         handshake_timeout_s=args.handshake_timeout, peer_timeout_s=args.peer_timeout,
         storage_timeout_s=args.storage_timeout,

@@ -17,6 +17,7 @@ from dualnet.cli import (
     evaluate,
     export,
     plot,
+    reproduce,
     role,
     status,
     train,
@@ -49,7 +50,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True,
                                      parser_class=Parser)
     for command in (train, role, status, clean, compare, plot, evaluate, export, data, doctor,
-                    bench):
+                    bench, reproduce):
         command.add(commands)
     return parser
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 NETS = {
     "caffenet": "dualnet.nets.caffenet:caffenet",
     "caffenet-small": "dualnet.nets.caffenet:caffenet_small",
+    "caffenet-small-gaussian": "dualnet.nets.caffenet:caffenet_small_gaussian",
     "lenet": "dualnet.nets.lenet:lenet",
 }
 

@@ -37,6 +37,7 @@ LOSSES = {
     "euclidean": Loss("y", lr_net1=_EUCLIDEAN),
     "normalized_both": Loss("y", "normalized_both", lr_net1=_NORMALIZED),
     "normalized": Loss("y", "normalized", lr_net1=_NORMALIZED),
+    "euclidean_by_hand": Loss("y", "euclidean_by_hand", lr_net1=_EUCLIDEAN),
     # Controls: what the losses above must beat, and the mistakes of 2017 on purpose.
     "frozen": Loss("y", updates=False, lr_net1=dict.fromkeys(_EUCLIDEAN, 0.0)),
     "zero_target": Loss("zero", lr_net1=_EUCLIDEAN),
