@@ -74,7 +74,8 @@ class DualConfig(TrainConfig):
                          " micro-batches, at the same time; net1 one batch ahead, with weights"
                          " that lack an update; updates in turns",
                          choices=SCHEDULE_NAMES, group="dual net")
-    micro_batches: int = flag(4, "parts of a batch, with --schedule pipelined", minimum=1,
+    micro_batches: int = flag(4, "parts of a batch, with --schedule pipelined; batch"
+                              " normalisation has the statistics of each part", minimum=1,
                               group="dual net")
     net1_steps: int = flag(50, "iterations of a turn of net1, with --schedule alternating",
                            minimum=1, group="dual net")
