@@ -184,8 +184,9 @@ class TrainConfig(Config):
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
-    data: str = flag("auto", "data set; auto takes cifar10 if it is in --data-dir, else shapes",
-                     group="data")
+    data: str = flag("auto", "data set; auto takes cifar10 if it is in --data-dir, else shapes;"
+                     " your own in --data-dir: folder (images at train/CLASS/ and test/CLASS/) or"
+                     " arrays (train.npz and test.npz with x and y)", group="data")
     data_dir: str = flag("data", "folder of the data sets; the variable DUALNET_DATA sets another"
                          " default", local=True, group="data")
     mean: str = flag("image", "mean of the training images to subtract", group="data",
@@ -196,7 +197,13 @@ class TrainConfig(Config):
     mirror: bool = flag(False, "mirror half of the training images", group="data")
     crop: int = flag(0, "pixels to pad before a random crop to the old size; 0 does not crop",
                      minimum=0, group="data")
-    net: str = flag("caffenet-small", "network", group="network")
+    net: str = flag("caffenet-small", "network: caffenet, caffenet-small, lenet, or your own by"
+                    " package.module:function or path/to/file.py:function, which returns an"
+                    " nn.Sequential of named layers", group="network")
+    net_source: str = flag("", "where the function of --net is, if its file has moved since"
+                           " config.json was written", local=True, group="network")
+    net_sha256: str = flag("", "content that the file of that function must have; empty: any",
+                           group="network")
     prototxt: str = flag("", "file of a Caffe net, in place of --net; for a dual net those of both"
                          " roles, NET1,NET2", local=True, group="Caffe's files")
     solver_prototxt: str = flag("", "file of a Caffe solver, which gives rates, iterations and,"

@@ -81,8 +81,11 @@ def _head_end(layers: list[tuple[str, nn.Module]], start: int, stop: int,
     follows before the next layer of weights, its activation."""
     weighted = [i for i in range(start, stop) if _has_weights(layers[i][1])]
     if not weighted:
+        last = max((i for i, (_, layer) in enumerate(layers) if _has_weights(layer)), default=0)
+        known = ", ".join(name for name, _ in layers[:last])
         raise UserError(f"the cut behind '{layers[start - 1][0]}' has no layer with weights "
-                        "behind it, so there is nothing to compare; cut earlier")
+                        "behind it, so there is nothing to compare; cut earlier"
+                        + (f" (behind {known})" if known else ""))
     end = weighted[0] + 1
     for i in range(end, stop):
         module = layers[i][1]
@@ -120,3 +123,8 @@ def join(parts: Sequence[Part], *, merged: bool = False) -> nn.Sequential:
 def compared_layer(part: Part) -> str:
     """Name of the layer with weights in the tail of `part`: conv3 for a cut at pool2."""
     return next(name for name, module in part.tail.named_children() if _has_weights(module))
+
+
+def shared_layers(part: Part) -> list[str]:
+    """Names of all layers in the tail of `part`: conv3 and relu3 for a cut at pool2."""
+    return [name for name, _ in part.tail.named_children()]

@@ -40,11 +40,18 @@ class DeferredGradients(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (),
                            kwargs: Any = None) -> Any:
-        if function is functional.linear and id(args[1]) in self._waiting:
-            return _Linear.apply(self, *_linear_arguments(*args, **kwargs or {}))
-        if function is functional.conv2d and id(args[1]) in self._waiting:
-            return _Conv2d.apply(self, *_conv2d_arguments(*args, **kwargs or {}))
-        return function(*args, **kwargs or {})
+        kwargs = kwargs or {}
+        if function is functional.linear and self._is_waiting(args, kwargs):
+            return _Linear.apply(self, *_linear_arguments(*args, **kwargs))
+        if function is functional.conv2d and self._is_waiting(args, kwargs):
+            found = _conv2d_arguments(*args, **kwargs)
+            if not isinstance(found[-1]["padding"], str):   # the backward pass wants numbers
+                return _Conv2d.apply(self, *found)
+        return function(*args, **kwargs)
+
+    def _is_waiting(self, args: Any, kwargs: dict[str, Any]) -> bool:
+        weight = args[1] if len(args) > 1 else kwargs["weight"]
+        return id(weight) in self._waiting
 
     def keep(self, weight: Tensor, add_to: Callable[[Tensor, Tensor], None], pair: Pair) -> None:
         """Note one call of a layer; `add_to` turns inputs and output gradients into .grad."""
@@ -59,13 +66,14 @@ class DeferredGradients(TorchFunctionMode):
         self._calls.clear()
 
 
-def _linear_arguments(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Any, ...]:
-    return x, weight, bias
+def _linear_arguments(input: Tensor, weight: Tensor,
+                      bias: Tensor | None = None) -> tuple[Any, ...]:
+    return input, weight, bias
 
 
-def _conv2d_arguments(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1,
+def _conv2d_arguments(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1,
                       padding: Any = 0, dilation: Any = 1, groups: int = 1) -> tuple[Any, ...]:
-    return x, weight, bias, {"stride": stride, "padding": padding, "dilation": dilation,
+    return input, weight, bias, {"stride": stride, "padding": padding, "dilation": dilation,
                              "groups": groups}
 
 

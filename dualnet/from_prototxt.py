@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dualnet import nets
 from dualnet.config import TrainConfig, spelling
 from dualnet.errors import UserError
+from dualnet.nets import own
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,12 +61,16 @@ def notes(settings: TrainConfig) -> list[str]:
     return [note for solver in solvers for note in solver.notes]
 
 
-def build_net(settings: TrainConfig, input_shape: tuple[int, int, int],
+def build_net(settings: TrainConfig, input_shape: tuple[int, ...],
               classes: int) -> "nn.Sequential":
-    """The net of the settings, by its name or from its files, before its weights are drawn.
+    """The net of the settings, by its name, by the user's function or from Caffe's files, before
+    its weights are drawn.
 
-    Raises UserError if the files have changed since the settings were made, or do not fit the data.
+    Raises UserError if a file has changed since the settings were made, or does not fit the data.
     """
+    if settings.net_source:
+        return own.build(own.parse(settings.net_source), settings.net_sha256, input_shape, classes,
+                         settings.seed)
     if not settings.prototxt:
         return nets.build(settings.net, input_shape, classes)
     files = _read(settings.prototxt, settings.solver_prototxt)

@@ -17,6 +17,7 @@ from dualnet import data, machine
 from dualnet.checkpoints import Checkpoints, Spent
 from dualnet.config import TrainConfig, from_dict
 from dualnet.cut import join
+from dualnet.cuts import Cut, list_cuts
 from dualnet.data.batches import Batches, Preprocessing
 from dualnet.data.dataset import Dataset
 from dualnet.errors import Diverged
@@ -115,10 +116,7 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
     changes  settings that differ on this machine: data_dir, device
     Raises UserError if the run has not finished.
     """
-    values = {**run.config(), **changes}
-    method = values.pop("method")
-    settings = from_dict({"dual": DualConfig, "single": TrainConfig}[method], values,
-                         str(run.config_path))
+    method, settings = _settings_of(run, changes)
     device = machine.prepare(settings, Single.name, (Single.name,))
     dataset, batches = load_data(settings)
     net = build_net(settings, dataset.input_shape, dataset.num_classes)
@@ -126,11 +124,37 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
     if method == "single":
         net.load_state_dict(run.load_checkpoint(Single.name, settings.iterations)["net"])
         return {"test accuracy": accuracy(net)}
+    assert isinstance(settings, DualConfig)
     parts = build_parts(settings, net)
     for part, name in zip(parts, ROLES, strict=True):
         part.load_state_dict(run.load_checkpoint(name, settings.iterations)["part"])
     return {"test accuracy through conv3' of net2": accuracy(join(parts)),
             "test accuracy through conv3 of net1": accuracy(join(parts, merged=True))}
+
+
+def net_of(run: Run) -> nn.Sequential:
+    """The uncut net of a run, in the precision of its weights, before they are loaded."""
+    _, settings = _settings_of(run, {})
+    dataset = data.load(settings.data, Path(settings.data_dir))
+    net = build_net(settings, dataset.input_shape, dataset.num_classes)
+    return net.to(getattr(torch, settings.precision))
+
+
+def _settings_of(run: Run, changes: Mapping[str, Any]) -> tuple[str, TrainConfig]:
+    """Method and settings of a run, some of them changed."""
+    values = {**run.config(), **changes}
+    method = values.pop("method")
+    config = {"dual": DualConfig, "single": TrainConfig}[method]
+    return method, from_dict(config, values, str(run.config_path))
+
+
+def cuts_of(settings: DualConfig) -> list[Cut]:
+    """Every cut of the net of the settings for their data, in the order of the layers."""
+    dataset = data.load(settings.data, Path(settings.data_dir))
+    net = build_net(settings, dataset.input_shape, dataset.num_classes)
+    return list_cuts(net, dataset.input_shape, batch_size=settings.batch_size,
+                     message_dtype=settings.message_dtype,
+                     before_activation=settings.before_activation)
 
 
 def _accuracy(net: nn.Module, batches: Batches, device: torch.device,

@@ -223,7 +223,7 @@ def test_auto_is_cifar10_where_it_is_and_shapes_elsewhere(official, tmp_path):
 def test_an_unknown_data_set_is_answered_with_the_nearest(tmp_path):
     with pytest.raises(UserError, match=r"'cifar'; did you mean cifar10.*auto, cifar10, .*shapes"):
         data.resolve("cifar", tmp_path)
-    known = ", ".join(["auto", *data.DATASETS])
+    known = ", ".join(["auto", *data.DATASETS, *data.OWN])
     with pytest.raises(UserError, match=rf"unknown data set 'xyz' \(known: {known}\)"):
         data.load("xyz", tmp_path)
 

@@ -15,6 +15,7 @@ from dualnet.cli import (
     data,
     doctor,
     evaluate,
+    export,
     plot,
     reproduce,
     role,
@@ -34,6 +35,7 @@ examples:
   dualnet compare --losses admm,euclidean --seeds 0,1,2 --single
   dualnet data fetch cifar10
   dualnet plot runs/*
+  dualnet export runs/NAME net.pt
 
 exit codes:
 {EXIT_CODES}
@@ -47,8 +49,8 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"dualnet {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True,
                                      parser_class=Parser)
-    for command in (train, role, status, clean, compare, plot, evaluate, data, doctor, bench,
-                    reproduce):
+    for command in (train, role, status, clean, compare, plot, evaluate, export, data, doctor,
+                    bench, reproduce):
         command.add(commands)
     return parser
 

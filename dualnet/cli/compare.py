@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dualnet.cli.parser import add_settings, settings_of
 from dualnet.cli.progress import clock_text
-from dualnet.cli.train import resolve_data, run_dual, run_single
+from dualnet.cli.train import resolve_auto, run_dual, run_single
 from dualnet.config import TrainConfig, choose, field_names, spelling
 from dualnet.errors import Diverged, UserError
 from dualnet.methods.dual.settings import LOSSES, DualConfig
@@ -129,7 +129,7 @@ def _plan(arguments: argparse.Namespace) -> list[Planned]:
     if not arguments.losses and not arguments.single:
         raise UserError("compare needs something to compare: --losses LOSS,..., --single, or the "
                         "folders of finished runs")
-    base = resolve_data(settings_of(arguments, DualConfig, "dual"))
+    base = resolve_auto(settings_of(arguments, DualConfig, "dual"))
     plan = []
     for seed in _seeds_of(arguments):
         if arguments.single:

@@ -72,13 +72,26 @@ def settings_of(arguments: argparse.Namespace, config: type[Config], method: str
         values |= config.recipes[choose("recipe", arguments.recipe, config.recipes)]
     if arguments.config is not None:
         values |= _read(arguments.config, method)
+    if hasattr(arguments, "net"):   # another net than that of the file
+        values = {key: value for key, value in values.items() if not key.startswith("net_")}
     values |= {key: value for key, value in vars(arguments).items()
                if key in known}
+    return from_dict(config, completed(values, method), str(arguments.config))
+
+
+def completed(values: dict[str, Any], method: str) -> dict[str, Any]:
+    """The settings given, and those that the file of the net or Caffe's files say.
+
+    Raises UserError where they disagree or a file cannot be used.
+    """
+    from dualnet.nets import own
+
+    values = own.settings_from(values)
     if values.get("prototxt") or values.get("solver_prototxt"):
         from dualnet.from_prototxt import settings_from
 
         values = settings_from(values, method)
-    return from_dict(config, values, str(arguments.config))
+    return values
 
 
 def _read(path: Path, method: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dualnet.cli.parser import add_settings, settings_of
 from dualnet.cli.progress import Progress
-from dualnet.cli.train import add_output, outcome, resolve_data, run_of
+from dualnet.cli.train import add_output, outcome, resolve_auto, run_of
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import NET2, ROLES
 
@@ -38,7 +38,7 @@ def train_role(role: str, arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format=f"{role}: %(message)s")
     if arguments.end_with_stdin:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
-    settings = resolve_data(settings_of(arguments, DualConfig, "dual").resolved())
+    settings = resolve_auto(settings_of(arguments, DualConfig, "dual").resolved())
     run = run_of(arguments, "dual", settings)
     from dualnet import role_session
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dualnet.cli.cuts import resolve_cut, show_cuts
 from dualnet.cli.parser import add_settings, settings_of
 from dualnet.cli.progress import Progress
 from dualnet.config import TrainConfig
@@ -35,6 +36,8 @@ def add(commands: Any) -> None:
         if name == "dual":
             method.add_argument("--exchange-dir", type=Path, metavar="DIR",
                                 help="folder of the messages (default: exchange in the run)")
+            method.add_argument("--list-cuts", action="store_true", help="train nothing; show where"
+                                " the net can be cut, and what each cut costs and brings")
         method.set_defaults(command=command, parser=method)
 
 
@@ -47,15 +50,15 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
-def resolve_data(settings: Any) -> Any:
-    """The settings with `--data auto` decided; says so when the built-in set steps in."""
+def resolve_auto(settings: Any) -> Any:
+    """The settings with `--data auto` and `--cut auto` decided; says what was taken."""
     from dualnet import data
 
     name = data.resolve(settings.data, Path(settings.data_dir))
     if settings.data == "auto" and name == "shapes":
         print(f"no CIFAR-10 in {settings.data_dir}: taking the built-in set 'shapes' "
               "(--data-dir names another folder)", file=sys.stderr)
-    return settings.replace(data=name)
+    return resolve_cut(settings.replace(data=name))
 
 
 def tell_notes(settings: TrainConfig) -> None:
@@ -69,10 +72,15 @@ def tell_notes(settings: TrainConfig) -> None:
 
 def run_of(arguments: argparse.Namespace, method: str, settings: TrainConfig) -> "Run":
     """The run folder that the flags or the settings name."""
+    return run_named(arguments.out, method, settings)
+
+
+def run_named(out: Path | None, method: str, settings: TrainConfig) -> "Run":
+    """The run in `out`, or by default in runs/ under a name made of the settings."""
     from dualnet.run import Run
 
-    if arguments.out is not None:
-        return Run(arguments.out)
+    if out is not None:
+        return Run(out)
     words = [method, settings.net, settings.data]
     if isinstance(settings, DualConfig):
         words += [settings.loss, settings.schedule]
@@ -81,7 +89,7 @@ def run_of(arguments: argparse.Namespace, method: str, settings: TrainConfig) ->
 
 def train_single(arguments: argparse.Namespace) -> int:
     """The command `train single`."""
-    settings = resolve_data(settings_of(arguments, TrainConfig, "single"))
+    settings = resolve_auto(settings_of(arguments, TrainConfig, "single"))
     run = run_of(arguments, "single", settings)
     if not arguments.quiet:
         tell_notes(settings)
@@ -106,7 +114,11 @@ def run_single(settings: TrainConfig, run: "Run", *, overwrite: bool, quiet: boo
 
 def train_dual(arguments: argparse.Namespace) -> int:
     """The command `train dual`: trains, says how it went, draws the curves."""
-    settings = resolve_data(settings_of(arguments, DualConfig, "dual").resolved())
+    settings = settings_of(arguments, DualConfig, "dual").resolved()
+    if arguments.list_cuts:
+        show_cuts(resolve_auto(settings.replace(cut=DualConfig.cut)))
+        return 0
+    settings = resolve_auto(settings)
     run = run_of(arguments, "dual", settings)
     if not arguments.quiet:
         tell_notes(settings)

@@ -19,6 +19,11 @@ DATASETS: dict[str, str] = {
     "svhn": "dualnet.data.svhn",
     "shapes": "dualnet.data.shapes",
 }
+# The user's own, with `load` and `present` only: there is nothing to fetch or to verify.
+OWN: dict[str, str] = {
+    "folder": "dualnet.data.folder",
+    "arrays": "dualnet.data.arrays",
+}
 
 
 def resolve(name: str, folder: Path) -> str:
@@ -30,7 +35,7 @@ def resolve(name: str, folder: Path) -> str:
         from dualnet.data import cifar10
 
         return "cifar10" if cifar10.present(folder) else "shapes"
-    return choose("data set", name, ["auto", *DATASETS])
+    return choose("data set", name, ["auto", *DATASETS, *OWN])
 
 
 def load(name: str, folder: Path) -> Dataset:
@@ -38,7 +43,8 @@ def load(name: str, folder: Path) -> Dataset:
 
     Raises UserError if there is no such data set, DataError if its files are missing or damaged.
     """
-    dataset: Dataset = module_of(resolve(name, folder)).load(folder)
+    found = resolve(name, folder)
+    dataset: Dataset = importlib.import_module({**DATASETS, **OWN}[found]).load(folder)
     return dataset
 
 

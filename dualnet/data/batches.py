@@ -68,6 +68,7 @@ class Batches:
                 f"batch larger than the data: {batch_size} images per batch, but '{dataset.name}' "
                 f"has {num_samples} training images; choose a smaller batch size"
             )
+        _check_fits(dataset, preprocessing)
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
@@ -129,13 +130,15 @@ class Batches:
         """What is subtracted, float32 [C, H, W] or [C, 1, 1]."""
         if self.preprocessing.mean == "none":
             return None
-        _, height, width = self.dataset.input_shape
-        total, count = np.zeros(self.dataset.input_shape, np.int64), self.num_samples
+        whole = self.dataset.train_images.dtype == np.uint8
+        total = np.zeros(self.dataset.input_shape, np.int64 if whole else np.float64)
+        count = self.num_samples
         # Sums of integers are exact: no part and no order of summation shows in the mean.
         for first in range(0, self.num_samples, _PART):
             part = self._as_stored(self.dataset.train_images[first : first + _PART])
-            total += part.sum(axis=0, dtype=np.uint32)
+            total += part.sum(axis=0, dtype=np.uint32 if whole else np.float64)
         if self.preprocessing.mean == "channel":
+            _, height, width = self.dataset.input_shape
             total, count = total.sum(axis=(1, 2), keepdims=True), count * height * width
         return (total / count).astype(np.float32)
 
@@ -146,7 +149,7 @@ class Batches:
         return images[:, ::-1] if self.preprocessing.bgr else images
 
     def _preprocess(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, C, H, W] to float32, all but the augmentation."""
+        """uint8 [N, C, H, W], or floating samples, to float32, all but the augmentation."""
         mean = np.float32(0) if self._mean is None else self._mean
         stored = self._as_stored(images)
         pixels: np.ndarray = np.subtract(stored, mean, dtype=np.float32, order="C")
@@ -166,6 +169,21 @@ class Batches:
         rows = (seeding.uniform(self.seed, "crop/row", step, size) * places).astype(np.int64)
         columns = (seeding.uniform(self.seed, "crop/column", step, size) * places).astype(np.int64)
         return np.ascontiguousarray(windows[np.arange(size), :, rows, columns])
+
+
+def _check_fits(dataset: Dataset, preprocessing: Preprocessing) -> None:
+    """Raises UserError for a step that makes sense for images only, where there are none."""
+    needs = {"--equalise": preprocessing.equalise, "--bgr": preprocessing.bgr,
+             "--mirror": preprocessing.mirror, "--crop": preprocessing.crop > 0,
+             "--mean channel": preprocessing.mean == "channel"}
+    asked = [flag for flag, wanted in needs.items() if wanted]
+    is_image = len(dataset.input_shape) == 3
+    if asked and not is_image:
+        raise UserError(f"{asked[0]} is for images [C, H, W], but a sample of '{dataset.name}' has "
+                        f"the shape {list(dataset.input_shape)}; leave it out")
+    if preprocessing.equalise and dataset.train_images.dtype != np.uint8:
+        raise UserError(f"--equalise is for pixels of 0 to 255, but those of '{dataset.name}' are "
+                        f"{dataset.train_images.dtype}; leave it out")
 
 
 def equalised(images: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ class Dataset:
 
     name          as `dualnet.data.load` knows it
     class_names   one per class, in the order of the labels
-    *_images      uint8 [N, C, H, W], red, green and blue planes where C is 3
+    *_images      uint8 [N, C, H, W], red, green and blue planes where C is 3; the user's own may
+                  be float32 [N, ...] instead, samples of any shape
     *_labels      int64 [N], in 0..K-1
     """
 
@@ -24,10 +25,9 @@ class Dataset:
     test_labels: np.ndarray
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
-        channels, height, width = self.train_images.shape[1:]
-        return channels, height, width
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample: (C, H, W) of an image."""
+        return self.train_images.shape[1:]
 
     @property
     def num_classes(self) -> int:

@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from dualnet.config import choose
+from dualnet.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,11 +19,14 @@ NETS = {
 }
 
 
-def build(name: str, input_shape: tuple[int, int, int], classes: int) -> "nn.Sequential":
+def build(name: str, input_shape: tuple[int, ...], classes: int) -> "nn.Sequential":
     """The network `name` for images [C, H, W] of `input_shape`, before its weights are drawn.
 
-    Raises UserError for an unknown name.
+    Raises UserError for an unknown name, or for samples that are no images.
     """
     module, function = NETS[choose("network", name, NETS)].split(":")
+    if len(input_shape) != 3:
+        raise UserError(f"--net {name} takes images [C, H, W], but a sample of the data has the "
+                        f"shape {list(input_shape)}; name a net of your own")
     net: nn.Sequential = getattr(importlib.import_module(module), function)(input_shape, classes)
     return net

@@ -1,5 +1,7 @@
 """Dropout whose mask is a pure function of (seed, step, layer name)."""
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
@@ -37,3 +39,17 @@ def set_iteration(net: nn.Module, seed: int, step: int, rows: slice | None = Non
     for module in net.modules():
         if isinstance(module, Dropout):
             module.seed, module.step, module.rows = seed, step, rows
+
+
+def with_named_dropout(net: nn.Sequential) -> nn.Sequential:
+    """The same net with `Dropout` in place of torch's own, also inside its layers.
+
+    torch's draws from a generator with a history, which no two processes have in common.
+    """
+    for name, module in list(net.named_modules()):
+        for child, layer in module.named_children():
+            if type(layer) is nn.Dropout and module is not net:
+                setattr(module, child, Dropout(f"{name}.{child}", layer.p))
+    return nn.Sequential(OrderedDict(
+        (name, Dropout(name, layer.p) if type(layer) is nn.Dropout else layer)
+        for name, layer in net.named_children()))

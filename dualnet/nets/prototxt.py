@@ -13,7 +13,7 @@ from dualnet.caffe.definition import NetDefinition, NetState, fail, title
 from dualnet.caffe.layer_data import Shape
 from dualnet.caffe.net import CaffeNet, Step
 from dualnet.caffe.schema import Record
-from dualnet.nets.dropout import Dropout
+from dualnet.nets.dropout import with_named_dropout
 
 ACTIVATIONS = ("ReLU", "TanH", "Sigmoid", "ELU")
 WEIGHTED = ("Convolution", "InnerProduct")
@@ -66,7 +66,7 @@ def single_net(definition: NetDefinition, state: NetState, image_shape: Shape) -
     net = caffe.as_sequential()
     _check_classifier(caffe)
     shape = caffe.inputs[_first(caffe)]
-    return FileNet(_with_named_dropout(net), shape[0], shape[1:], _num_outputs(caffe),
+    return FileNet(with_named_dropout(net), shape[0], shape[1:], _num_outputs(caffe),
                    _preprocessing(caffe))
 
 
@@ -102,7 +102,7 @@ def dual_net(definitions: list[NetDefinition], states: list[NetState],
                                              "the same name; rename one of them")
     shape = net1.inputs[_first(net1)]
     return FileNet(
-        _with_named_dropout(nn.Sequential(joined)), shape[0], shape[1:], _num_outputs(net2),
+        with_named_dropout(nn.Sequential(joined)), shape[0], shape[1:], _num_outputs(net2),
         _preprocessing(net1), net1.chain()[end - 1].layer["name"],
         tail[-1].layer["type"] not in ACTIVATIONS, loss, denominator)
 
@@ -134,13 +134,6 @@ def _num_outputs(net: CaffeNet) -> int:
     if len(shape) != 2:
         raise fail(last.layer, f"should give scores [N, classes], found {list(shape)}")
     return shape[1]
-
-
-def _with_named_dropout(net: nn.Sequential) -> nn.Sequential:
-    """The same net; its dropout draws masks as pure functions of the seed, step and name."""
-    return nn.Sequential(OrderedDict(
-        (name, Dropout(name, module.p) if isinstance(module, nn.Dropout) else module)
-        for name, module in net.named_children()))
 
 
 def _check_classifier(net: CaffeNet) -> None:

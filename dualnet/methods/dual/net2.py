@@ -1,5 +1,6 @@
 """net2: conv3', conv4..fc6 and the softmax; it knows the labels and answers net1."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -77,6 +78,8 @@ class Net2(Role):
         self.expect(step, rows)
         with later:
             y = self.part.head(z)
+            if not y.requires_grad:     # all weights of the head are frozen
+                y.requires_grad_()
             y.retain_grad()
             if self.loss.answer != "y_star":        # needs no label: on its way at once
                 self._send_answer(self._plain_answer(y.detach(), rows), y.detach(), step)
@@ -167,6 +170,7 @@ def _share_correct(logits: Tensor, labels: Tensor) -> float:
 
 
 def _kernel_area(head: nn.Sequential) -> int:
-    """k^2 of the convolution in the head; 1 if it has none."""
-    sizes = [module.kernel_size for module in head.modules() if isinstance(module, nn.Conv2d)]
-    return sizes[0][0] * sizes[0][1] if sizes else 1
+    """k^2 of the first convolution in the head; 1 if it has none."""
+    sizes = [module.kernel_size for module in head.modules()
+             if isinstance(module, nn.modules.conv._ConvNd)]
+    return math.prod(sizes[0]) if sizes else 1

@@ -41,6 +41,7 @@ class Role:
         self.micro_batches = split_batch(batches.batch_size, settings.num_micro_batches)
         self._numbers: Counter[str] = Counter()
         self._first = self._done = 0
+        self._buffers_before: dict[str, Tensor] = {}
 
     def steps(self, start: int = 0) -> Iterator[Record]:
         """Train from iteration `start`, one record per iteration."""
@@ -48,8 +49,11 @@ class Role:
         for turn in self._turns(start):
             self.channel.report(step=turn.step)
             self.part.train()
+            # Forward passes change the statistics of batch normalisation long before the update.
+            self._buffers_before = {name: buffer.clone()
+                                    for name, buffer in self.part.named_buffers()}
             record = self._iteration(turn)
-            self._done = turn.step + 1
+            self._done, self._buffers_before = turn.step + 1, {}
             yield {"step": turn.step, "epoch": self.batches.epoch(turn.step + 1),
                    "lr": self.optimizer.lr(turn.step), **record}
 
@@ -75,9 +79,14 @@ class Role:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights under the names of the whole net's layers, grouped in head, body and tail."""
-        return {"part": self.part.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "done": self._done}
+        """Weights under the names of the whole net's layers, grouped in head, body and tail.
+
+        The buffers are those of before an iteration that is under way, or was left half done.
+        """
+        part = self.part.state_dict()
+        part.update((name, buffer) for name, buffer in self._buffers_before.items()
+                    if name in part)
+        return {"part": part, "optimizer": self.optimizer.state_dict(), "done": self._done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave, before the first message."""

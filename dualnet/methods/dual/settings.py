@@ -49,6 +49,7 @@ LOSSES = {
 COMMON = ("mean", "scale", "equalise", "bgr", "mirror", "crop", "iterations", "batch_size", "seed",
           "log_every", "eval_every", "cut", "before_activation", "loss", "denominator", "schedule",
           "net1_steps", "net2_steps", "message_dtype")
+AUTO_CUT = "auto"
 SCHEDULE_NAMES = ("lockstep", "pipelined", "async", "alternating")
 
 
@@ -60,7 +61,8 @@ class DualConfig(TrainConfig):
         "thesis": {**RECIPES["thesis"], "loss": "euclidean", "lr": 4e-3, "lr_net1": 5e-11,
                    "schedule": "alternating", "iterations": 8000}}
 
-    cut: str = flag("pool2", "layer behind which the net is cut", group="dual net")
+    cut: str = flag("pool2", "layer behind which the net is cut; auto: where the work is split"
+                    " best, as --list-cuts of `train dual` shows", group="dual net")
     before_activation: bool = flag(False, "compare the shared layer before its activation",
                                    group="dual net")
     loss: str = flag("admm", "loss of net1, or a control", choices=tuple(LOSSES),
@@ -72,7 +74,8 @@ class DualConfig(TrainConfig):
                          " micro-batches, at the same time; net1 one batch ahead, with weights"
                          " that lack an update; updates in turns",
                          choices=SCHEDULE_NAMES, group="dual net")
-    micro_batches: int = flag(4, "parts of a batch, with --schedule pipelined", minimum=1,
+    micro_batches: int = flag(4, "parts of a batch, with --schedule pipelined; batch"
+                              " normalisation has the statistics of each part", minimum=1,
                               group="dual net")
     net1_steps: int = flag(50, "iterations of a turn of net1, with --schedule alternating",
                            minimum=1, group="dual net")

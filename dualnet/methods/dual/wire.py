@@ -1,10 +1,15 @@
 """What crosses between the two roles: names and shapes of the messages."""
 
+import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
+
+from dualnet.errors import UserError
 
 NET1, NET2 = "net1", "net2"
 ROLES = (NET1, NET2)
+LONGEST = 32    # characters of a channel's name
 
 
 @dataclass(frozen=True)
@@ -15,12 +20,23 @@ class Wire:
     compared        name of the layer that both parts hold: conv3
     boundary_shape  one sample of z, the boundary activation
     compared_shape  one sample of x and y, the activations that are compared
+
+    Raises UserError if two messages would have one name.
     """
 
     boundary: str
     compared: str
     boundary_shape: tuple[int, ...]
     compared_shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        names = (self.activation, self.answer, self.diagnosis, self.penalty, self.test_activation,
+                 self.test_compared)
+        name, count = Counter(names).most_common(1)[0]
+        if count > 1:
+            raise UserError(f"a cut between the layers '{self.boundary}' and '{self.compared}' "
+                            f"would give two kinds of messages the name {name}; rename one layer, "
+                            "or cut elsewhere")
 
     @property
     def activation(self) -> str:
@@ -66,5 +82,12 @@ class Wire:
 
 
 def _channel(name: str) -> str:
-    """`name` as shared_fs allows it: lower case letters, digits and _, at most 32 characters."""
-    return re.sub(r"[^a-z0-9_]", "_", name.lower())[:32]
+    """`name` as shared_fs allows it: lower case letters, digits and _, at most 32 characters.
+
+    What is longer ends in a part of its SHA-256, so that two long names stay apart.
+    """
+    plain = re.sub(r"[^a-z0-9_]", "_", name.lower())
+    if len(plain) <= LONGEST:
+        return plain
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{plain[:LONGEST - len(digest) - 1]}_{digest}"
