@@ -77,3 +77,17 @@ class GroupedLRN(nn.Module):
 
     def extra_repr(self) -> str:
         return f"sizes={self.sizes}"
+
+
+class Scale(nn.Module):
+    """x -> factor x: scales what the output function is given."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+    def extra_repr(self) -> str:
+        return f"{self.factor}"
