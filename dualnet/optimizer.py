@@ -1,9 +1,10 @@
 """The optimiser of one part of a net, from the settings that all methods share."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dualnet import caffe, schedules
 from dualnet.config import TrainConfig
@@ -50,6 +51,25 @@ class Optimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the momentum of `state_dict`; the tensors are copied to the weights' device."""
         self._sgd.load_state_dict(state)
+
+    def momentum(self, net: nn.Module) -> dict[str, Tensor]:
+        """The momentum of each parameter of `net` by its name; empty before the first update."""
+        found = {name: self._buffer(parameter) for name, parameter in net.named_parameters()}
+        return {name: buffer for name, buffer in found.items() if buffer is not None}
+
+    def set_momentum(self, net: nn.Module, momentum: Mapping[str, Tensor]) -> None:
+        """Go on with this momentum, by name; parameters that it does not name begin with none."""
+        for name, parameter in net.named_parameters():
+            if name in momentum:
+                self._sgd.state[parameter][self._key] = momentum[name].to(parameter).clone()
+
+    @property
+    def _key(self) -> str:
+        return "update" if isinstance(self._sgd, caffe.SGD) else "momentum_buffer"
+
+    def _buffer(self, parameter: nn.Parameter) -> Tensor | None:
+        buffer: Tensor | None = self._sgd.state.get(parameter, {}).get(self._key)
+        return buffer
 
 
 def _schedule(settings: TrainConfig, lr: float) -> schedules.Schedule:

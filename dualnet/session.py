@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from dualnet.methods.protocol import Method, Record
 from dualnet.methods.single import Single
 from dualnet.run import Run
 from dualnet.stopping import noted
+from dualnet.supervised import Supervised
 from dualnet.train import Clock, Saver, train
 from shared_fs import Checkpoint, NonFinite, Start
 
@@ -37,30 +38,43 @@ def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
 
     Yields each line of metrics and leaves summary.json behind.
     """
-    name = Single.name
-    device = machine.prepare(settings, name, (name,))
+    device = machine.prepare(settings, Single.name, (Single.name,))
     dataset, batches = load_data(settings)
     method = Single(settings, nets.build(settings.net, dataset.input_shape, dataset.num_classes),
                     batches, device)
-    checkpoints = run.checkpoints(name, agreed_digest(settings, dataset), machine.versions())
-    checkpoints.sweep()
-    start = _start_of_single(run, checkpoints)
+    checkpoints = run.checkpoints(method.name, agreed_digest(settings, dataset),
+                                  machine.versions())
+    start = newest_start(run, method.name, checkpoints)
     spent = begin(method, checkpoints, start)
+    clock, last = yield from alone(method, run, checkpoints, start, spent)
+    run.write_summary({
+        **common_summary(method.name, settings, method, clock), "test_accuracy": last["accuracy"],
+        "wait_share": {method.name: 0.0}, "pids": {method.name: os.getpid()},
+        "bytes_exchanged": 0})
+
+
+def alone(method: Supervised, run: Run, checkpoints: Checkpoints, start: Start,
+          spent: Spent) -> Generator[Record, None, tuple[Clock, Record]]:
+    """Train `method`, which waits for nobody, from `start` to its end, as the role of its name.
+
+    spent  what the training up to `start` has taken
+    Yields each line of metrics; returns the clock and the last line.
+    """
     clock = Clock(spent=spent, done=start.step)
     save = Saver(checkpoints, method, clock, start, _keep_two(checkpoints, start))
-    metrics = run.open_metrics(name, machine.environment(device))
+    metrics = run.open_metrics(method.name, machine.environment(method.device))
     last: Record = {}
     with divergence_noted(run, clock), noted() as stop:
-        for last in train(method, settings, metrics, clock, generation=start.generation,
+        for last in train(method, method.settings, metrics, clock, generation=start.generation,
                           base=start.base, save=save, stop=stop):
             yield last
-    run.write_summary({
-        **common_summary(name, settings, method, clock), "test_accuracy": last["accuracy"],
-        "wait_share": {name: 0.0}, "pids": {name: os.getpid()}, "bytes_exchanged": 0})
+    return clock, last
 
 
-def _start_of_single(run: Run, checkpoints: Checkpoints) -> Start:
-    home, generation = run.home(Single.name), run.next_generation(Single.name)
+def newest_start(run: Run, role: str, checkpoints: Checkpoints) -> Start:
+    """Where `role`, which waits for nobody, goes on: its newest checkpoint, or the beginning."""
+    checkpoints.sweep()
+    home, generation = run.home(role), run.next_generation(role)
     held = checkpoints.held(home)
     if not held:
         return Start(home, generation, 0, 0)
