@@ -24,6 +24,10 @@ from dualnet.evaluate import score
 from dualnet.methods.dual.build import build_parts
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import ROLES
+from dualnet.methods.net2wider.settings import WIDER, Net2WiderConfig
+from dualnet.methods.net2wider.training import wider_net
+from dualnet.methods.partition.settings import MERGED, PartitionConfig
+from dualnet.methods.partition.training import merged_net
 from dualnet.methods.protocol import Method, Record
 from dualnet.methods.single import Single
 from dualnet.run import Run
@@ -31,6 +35,14 @@ from dualnet.stopping import noted
 from dualnet.supervised import Supervised
 from dualnet.train import Clock, Saver, train
 from shared_fs import Checkpoint, NonFinite, Start
+
+CONFIGS: dict[str, type[TrainConfig]] = {
+    "dual": DualConfig, "single": TrainConfig, "partition": PartitionConfig,
+    "net2wider": Net2WiderConfig}
+# Of methods that end with a whole net: its role, and how it is built of that of the settings.
+WHOLE: dict[str, tuple[str, Callable[[Any, nn.Sequential], nn.Sequential]]] = {
+    "single": (Single.name, lambda settings, net: net), "partition": (MERGED, merged_net),
+    "net2wider": (WIDER, wider_net)}
 
 
 def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
@@ -130,14 +142,15 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
     """
     values = {**run.config(), **changes}
     method = values.pop("method")
-    settings = from_dict({"dual": DualConfig, "single": TrainConfig}[method], values,
-                         str(run.config_path))
+    settings = from_dict(CONFIGS[method], values, str(run.config_path))
     device = machine.prepare(settings, Single.name, (Single.name,))
     dataset, batches = load_data(settings)
     net = nets.build(settings.net, dataset.input_shape, dataset.num_classes)
     accuracy = partial(_accuracy, batches=batches, device=device, settings=settings)
-    if method == "single":
-        net.load_state_dict(run.load_checkpoint(Single.name, settings.iterations)["net"])
+    if method in WHOLE:
+        role, build = WHOLE[method]
+        net = build(settings, net)
+        net.load_state_dict(run.load_checkpoint(role, settings.iterations)["net"])
         return {"test accuracy": accuracy(net)}
     parts = build_parts(settings, net)
     for part, name in zip(parts, ROLES, strict=True):

@@ -177,6 +177,20 @@ def rebuilt(net: nn.Sequential, tensors: Mapping[str, Tensor]) -> nn.Sequential:
     return net
 
 
+def narrowed(net: nn.Sequential, units: Mapping[str, Tensor]) -> nn.Sequential:
+    """A copy of `net` that has only the given units of its hidden layers, their weights copied.
+
+    A normalisation over maps takes all that are left as one group.
+    """
+    widths = read(net)
+    sub = rebuilt(net, {name: take(tensor, widths.axes[name], units)
+                        for name, tensor in net.state_dict().items()})
+    for name, layer in widths.norms.items():
+        if layer in units:
+            setattr(sub, name, grouped(sub.get_submodule(name), (len(units[layer]),)))
+    return sub
+
+
 def groups_of(norm: nn.Module, width: int) -> tuple[int, ...]:
     """The groups of maps that a normalisation over maps keeps apart."""
     return norm.sizes if isinstance(norm, GroupedLRN) else (width,)

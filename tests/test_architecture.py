@@ -81,9 +81,13 @@ ALLOWED = {
                 "stopping", "supervised", "train", "shared_fs"},
     "role_session": {"channel", "cut", "machine", "methods", "metrics", "nets", "run", "session",
                      "stopping", "train", "shared_fs"},
+    "pretraining": {"checkpoints", "machine", "methods", "nets", "run", "session", "supervised",
+                    "train", "shared_fs"},
+    "diversity": {"run"},
     "reproduce": {"reproduce", "caffe", "cut", "losses", "nets", "optimizer"},
-    "cli": {"cli", "bench", "compare", "data", "launcher", "machine", "methods", "metrics",
-            "panels", "plot", "role_session", "run", "session", "shared_fs", "stopping"},
+    "cli": {"cli", "bench", "compare", "data", "diversity", "launcher", "machine", "methods",
+            "metrics", "panels", "plot", "pretraining", "role_session", "run", "session",
+            "shared_fs", "stopping"},
     "__init__": set(), "__main__": {"cli"}, "bootstrap": set(),
 }
 

@@ -35,6 +35,9 @@ def add(commands: Any) -> None:
             method.add_argument("--exchange-dir", type=Path, metavar="DIR",
                                 help="folder of the messages (default: exchange in the run)")
         method.set_defaults(command=command, parser=method)
+    from dualnet.cli import pretrain  # which uses what is below
+
+    pretrain.add(methods)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from dualnet.config import nearest
 from dualnet.errors import UserError
 from dualnet.nets.dropout import Dropout
 from dualnet.nets.local import GroupedLRN, Scale
-from dualnet.widths import Axis, Widths, grouped, groups_of, read, rebuilt, take
+from dualnet.widths import Axis, Widths, grouped, groups_of, narrowed, read, rebuilt
 
 Sizes = Mapping[str, Sequence[int]]
 OUTPUTS = ("mean", "scaled")
@@ -78,15 +78,12 @@ def _check_norms(net: nn.Sequential, widths: Widths, shares: Sizes) -> None:
 def _sub_model(net: nn.Sequential, widths: Widths, shares: Sizes, number: int) -> nn.Sequential:
     units = {layer: torch.arange(sum(sizes[:number]), sum(sizes[:number + 1]))
              for layer, sizes in shares.items()}
-    tensors = {name: take(tensor, widths.axes[name], units)
-               for name, tensor in net.state_dict().items()}
-    weight = f"{widths.output}.weight"
-    tensors[weight] = tensors[weight] * len(next(iter(shares.values())))
-    sub = rebuilt(net, tensors)
-    for name, layer in widths.norms.items():
-        setattr(sub, name, grouped(sub.get_submodule(name), (shares[layer][number],)))
+    sub = narrowed(net, units)
+    num_subs = len(next(iter(shares.values())))
+    with torch.no_grad():
+        sub.get_parameter(f"{widths.output}.weight").mul_(num_subs)
     for module in sub.children():
-        if isinstance(module, Dropout):
+        if isinstance(module, Dropout) and num_subs > 1:
             module.name += f"{SUB}{number + 1}"     # its masks are not those of the others
     return sub
 
