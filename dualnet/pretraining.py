@@ -14,7 +14,7 @@ from dualnet import machine, nets
 from dualnet.checkpoints import Checkpoints, Spent
 from dualnet.errors import UserError
 from dualnet.methods.net2wider.settings import TEACHER, WIDER, Net2WiderConfig
-from dualnet.methods.net2wider.training import Wider, teacher
+from dualnet.methods.net2wider.training import Wider, teacher, wider_net
 from dualnet.methods.partition.settings import MERGED, PartitionConfig
 from dualnet.methods.partition.training import Merged, sub_model
 from dualnet.methods.protocol import Record
@@ -157,7 +157,11 @@ class Net2Wider(Pretraining):
         return teacher(self.settings, self.net(), self.batches, device)
 
     def train_teacher(self) -> Iterator[Record]:
-        """Train the teacher up to the widening, as far as it is not trained yet."""
+        """Train the teacher up to the widening, as far as it is not trained yet.
+
+        Raises UserError, before anything is trained, if it cannot be widened as asked.
+        """
+        wider_net(self.settings, self.net())
         yield from self.train_first(self.teacher())
 
     def train_wider(self) -> Iterator[Record]:

@@ -82,8 +82,11 @@ def _train_only(arguments: argparse.Namespace, settings: PartitionConfig, run: "
         follow_stdin()
     from dualnet.pretraining import Partition
 
-    run.start("partition", settings, overwrite=arguments.overwrite)
-    _show(role, Partition(settings, run).train_sub(role), settings.merge_at, run, arguments.quiet)
+    run.admit(role, "partition", settings, overwrite=arguments.overwrite)
+    partition = Partition(settings, run)
+    partition.sub(role)         # what cannot be split is refused before a folder is made
+    run.join("partition", settings)
+    _show(role, partition.train_sub(role), settings.merge_at, run, arguments.quiet)
     return 0
 
 
