@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dualnet import caffe, schedules
-from dualnet.config import TrainConfig
+from dualnet.config import TrainConfig, choose
 
 
 class Optimizer:
@@ -18,17 +18,8 @@ class Optimizer:
 
     def __init__(self, net: nn.Module, settings: TrainConfig, lr: float) -> None:
         self._schedule = _schedule(settings, lr)
-        weights: list[nn.Parameter] = []
-        biases: list[nn.Parameter] = []
-        for name, parameter in net.named_parameters():
-            (biases if name.endswith("bias") else weights).append(parameter)
-        decay = settings.weight_decay
-        groups = [{"params": weights, "multiple": 1.0, "weight_decay": decay},
-                  {"params": biases, "multiple": settings.bias_lr,
-                   "weight_decay": decay * settings.bias_decay}]
         sgd = caffe.SGD if settings.solver == "caffe" else torch.optim.SGD
-        self._sgd = sgd([group for group in groups if group["params"]], lr=lr,
-                        momentum=settings.momentum)
+        self._sgd = sgd(_groups(net, settings), lr=lr, momentum=settings.momentum)
 
     def lr(self, step: int) -> float:
         """The learning rate of the weights at `step`."""
@@ -70,6 +61,24 @@ class Optimizer:
     def _buffer(self, parameter: nn.Parameter) -> Tensor | None:
         buffer: Tensor | None = self._sgd.state.get(parameter, {}).get(self._key)
         return buffer
+
+
+def _groups(net: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
+    """Weights, then biases, apart where their decay is."""
+    decays = settings.layer_decays()
+    if isinstance(net, nn.Sequential):      # of a part of a net the other layers are not known
+        for layer in decays:
+            choose("layer in --layer-decay", layer, dict(net.named_children()))
+    named = sorted(net.named_parameters(), key=lambda item: item[0].endswith("bias"))
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in named:
+        is_bias, layer = name.endswith("bias"), name.rpartition(".")[0].rpartition(".")[2]
+        multiple = settings.bias_lr if is_bias else 1.0
+        decay = decays.get(layer, settings.weight_decay) * (settings.bias_decay if is_bias else 1)
+        group = groups.setdefault((is_bias, decay), {
+            "params": [], "multiple": multiple, "weight_decay": decay})
+        group["params"].append(parameter)
+    return list(groups.values())
 
 
 def _schedule(settings: TrainConfig, lr: float) -> schedules.Schedule:

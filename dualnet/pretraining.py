@@ -35,7 +35,7 @@ class Pretraining:
 
     def net(self) -> nn.Sequential:
         """The whole net of the settings, before its weights are drawn."""
-        return nets.build(self.settings.net, self.dataset.input_shape, self.dataset.num_classes)
+        return nets.build(self.settings.net, self.batches.input_shape, self.dataset.num_classes)
 
     def checkpoints(self, role: str) -> Checkpoints:
         """Those of `role`."""

@@ -19,7 +19,7 @@ from dualnet.config import TrainConfig, from_dict
 from dualnet.cut import join
 from dualnet.data.batches import Batches, Preprocessing
 from dualnet.data.dataset import Dataset
-from dualnet.errors import Diverged
+from dualnet.errors import Diverged, UserError
 from dualnet.evaluate import score
 from dualnet.methods.dual.build import build_parts
 from dualnet.methods.dual.settings import DualConfig
@@ -52,7 +52,7 @@ def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
     """
     device = machine.prepare(settings, Single.name, (Single.name,))
     dataset, batches = load_data(settings)
-    method = Single(settings, nets.build(settings.net, dataset.input_shape, dataset.num_classes),
+    method = Single(settings, nets.build(settings.net, batches.input_shape, dataset.num_classes),
                     batches, device)
     checkpoints = run.checkpoints(method.name, agreed_digest(settings, dataset),
                                   machine.versions())
@@ -145,7 +145,7 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
     settings = from_dict(CONFIGS[method], values, str(run.config_path))
     device = machine.prepare(settings, Single.name, (Single.name,))
     dataset, batches = load_data(settings)
-    net = nets.build(settings.net, dataset.input_shape, dataset.num_classes)
+    net = nets.build(settings.net, batches.input_shape, dataset.num_classes)
     accuracy = partial(_accuracy, batches=batches, device=device, settings=settings)
     if method in WHOLE:
         role, build = WHOLE[method]
@@ -162,15 +162,18 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
 def _accuracy(net: nn.Module, batches: Batches, device: torch.device,
               settings: TrainConfig) -> float:
     dtype: torch.dtype = getattr(torch, settings.precision)
-    return score(net.to(device, dtype), batches, device, dtype)["accuracy"]
+    return score(net.to(device, dtype), batches, device, dtype, settings.num_views)["accuracy"]
 
 
 def load_data(settings: TrainConfig) -> tuple[Dataset, Batches]:
     """The data set and its batches.  Raises DataError or UserError."""
+    if settings.ten_views and not settings.input_side:
+        raise UserError("--ten-views needs windows smaller than the images: give their side with "
+                        "--input-side")
     dataset = data.load(settings.data, Path(settings.data_dir))
     preprocessing = Preprocessing(
         mean=settings.mean, scale=settings.scale, equalise=settings.equalise, bgr=settings.bgr,
-        mirror=settings.mirror, crop=settings.crop)
+        mirror=settings.mirror, crop=settings.crop, window=settings.input_side)
     return dataset, Batches(dataset, settings.batch_size, settings.seed, preprocessing)
 
 

@@ -55,7 +55,7 @@ class Supervised:
 
     def evaluate(self) -> Record:
         """Loss and accuracy on the test images."""
-        return score(self.net, self.batches, self.device, self.dtype)
+        return score(self.net, self.batches, self.device, self.dtype, self.settings.num_views)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and momentum."""

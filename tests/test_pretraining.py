@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from dualnet import nets
 from dualnet.cli import main
+from dualnet.config import TrainConfig
 from dualnet.errors import UserError
 from dualnet.launcher import Launcher
 from dualnet.methods.net2wider.settings import Net2WiderConfig
@@ -26,6 +27,7 @@ from dualnet.methods.partition.training import Merged, diversity, initial_subs, 
 from dualnet.panels import with_mean_of_subs
 from dualnet.pretraining import Partition, iteration_s
 from dualnet.run import Run
+from dualnet.session import load_data
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_S = 250
@@ -213,6 +215,35 @@ def test_widening_without_noise_changes_no_loss_and_with_noise_a_little(tmp_path
         assert run.summary()["parameters"] == 149_738
 
 
+def test_ten_views_are_scored_by_their_mean_probability(tmp_path):
+    words = ["--iterations", 2, "--input-side", 28, "--ten-views", "--net", "lenet"]
+    run = train("single", tmp_path / "run", *words)
+    settings = TrainConfig(**{key: value for key, value in run.config().items()
+                              if key != "method"})
+    dataset, batches = load_data(settings)
+    net = nets.build("lenet", batches.input_shape, dataset.num_classes).double()
+    assert batches.input_shape == (3, 28, 28)
+    net.load_state_dict(net_of(run, "single", 2))
+    chances = [net(torch.as_tensor(view.copy()).double()).softmax(1)
+               for view in batches.test_views(0, 10)]
+    mean = torch.stack(chances).mean(0)
+    labels = torch.as_tensor(batches.test_labels(0))
+    line = scores_of(run, "single")[2]
+    assert line["loss"] == pytest.approx(functional.nll_loss(mean.log(), labels).item(), abs=1e-12)
+    assert line["accuracy"] == (mean.argmax(1) == labels).double().mean().item()
+    middle = net(torch.as_tensor(batches.test_images(0)).double())
+    assert abs(line["loss"] - functional.cross_entropy(middle, labels).item()) > 1e-6
+
+
+@pytest.mark.parametrize("method", ["partition", "net2wider"])
+def test_the_recipe_of_cuda_convnet_trains(tmp_path, method):
+    run = train(method, tmp_path / "run", "--recipe", "cuda-convnet", "--iterations", 2,
+                "--batch-size", 10)
+    assert run.summary()["parameters"] == 2_112_970
+    narrow = {"partition": [533_226] * 2, "net2wider": 533_226}[method]
+    assert narrow in run.summary().values()
+
+
 # -- processes ---------------------------------------------------------------------------------
 
 def test_sub_models_in_parallel_processes_are_those_trained_one_after_another(tmp_path,
@@ -298,6 +329,9 @@ def test_roles_start_as_others_end_and_none_behind_a_failure(tmp_path):
                                      "--factor 3"),
     ("net2wider", ["--net", "cuda-convnet", "--mapping", "random"], "only the exact mapping"),
     ("net2wider", ["--widen-at", "9"], "--widen-at 9 leaves nothing"),
+    ("single", ["--ten-views"], "--ten-views needs windows smaller than the images"),
+    ("single", ["--layer-decay", "conv9=1"], "unknown layer in --layer-decay 'conv9'"),
+    ("dual", ["--ten-views", "--input-side", "24"], "--ten-views is for nets in one process"),
 ])
 def test_a_wrong_wish_is_one_sentence_and_leaves_no_folder(tmp_path, capsys, method, words,
                                                            message):
