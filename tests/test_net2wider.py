@@ -95,6 +95,8 @@ def test_noise_breaks_the_symmetry_of_copies_within_its_amplitude():
             assert largest == 0
         else:
             assert 0.015 < largest <= 0.02, name
+    noise = (noisy.fc3.weight - student.fc3.weight) / student.fc3.weight.abs().max()
+    assert abs(noise.mean().item()) < 1e-4      # 800,000 numbers of +-0.02: 0 +- 1.3e-5
     again = widen(teacher, doubled(teacher))
     add_noise(again, 0.02, seed=0)
     assert torch.equal(noisy.fc3.weight, again.fc3.weight)
