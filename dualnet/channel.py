@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared_fs import Exchange, WaitTimeout
+from shared_fs import Exchange, PeerLost, WaitTimeout
 
 
 class Channel(Protocol):
@@ -85,7 +85,7 @@ class QueueChannel:
 
     def __init__(self, timeout_s: float = 60.0) -> None:
         self._timeout_s = timeout_s
-        self._inbox: dict[str, queue.Queue[tuple[int, np.ndarray]]] = {}
+        self._inbox: dict[str, queue.Queue[tuple[int, np.ndarray] | None]] = {}
         self._outbox = self._inbox
         self.wait_s, self.bytes_sent = 0.0, 0
 
@@ -107,9 +107,12 @@ class QueueChannel:
     def recv(self, name: str, sequence: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         started = time.monotonic()
         try:
-            number, array = self._inbox[name].get(timeout=self._timeout_s)
+            message = self._inbox[name].get(timeout=self._timeout_s)
         except queue.Empty:
             raise WaitTimeout(f"no message {sequence} on {name} in {self._timeout_s:g} s") from None
+        if message is None:
+            raise PeerLost(f"the other end is closed; message {sequence} on {name} will not come")
+        number, array = message
         self.wait_s += time.monotonic() - started
         tensor = torch.from_numpy(array)
         if (number, tuple(tensor.shape), tensor.dtype) != (sequence, tuple(shape), dtype):
@@ -119,3 +122,8 @@ class QueueChannel:
 
     def report(self, **info: Any) -> None:
         pass    # nobody looks on
+
+    def close(self) -> None:
+        """Tell the other end that nothing more will come: its next `recv` raises PeerLost."""
+        for box in self._outbox.values():
+            box.put(None)

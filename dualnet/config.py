@@ -142,6 +142,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Config],
             groups[title] = parser.add_argument_group(title)
         plain, optional = _base_type(field)
         default = AUTO if field.default is None else field.default
+        default = "none" if default == "" else default
         words: dict[str, Any] = {
             "dest": field.name, "default": argparse.SUPPRESS,
             "help": f"{field.metadata['help']} (default: {default})".replace("%", "%%")}
@@ -209,14 +210,23 @@ class TrainConfig(Config):
                            " corners and their mirror images, and take the mean of the"
                            " probabilities; with --input-side", group="data")
     net: str = flag("caffenet-small", "network", group="network")
+    prototxt: str = flag("", "file of a Caffe net, in place of --net; for a dual net those of both"
+                         " roles, NET1,NET2", local=True, group="Caffe's files")
+    solver_prototxt: str = flag("", "file of a Caffe solver, which gives rates, iterations and,"
+                                " without --prototxt, the net; for a dual net those of both roles."
+                                "  Beside the files --iterations, --seed, --eval-every, --loss and"
+                                " --denominator win; any other contradiction is refused",
+                                local=True, group="Caffe's files")
+    prototxt_sha256: str = flag("", "content that these files must have; empty: any",
+                                group="Caffe's files")
     precision: str = flag("float32", "number format of weights and activations; float64 is for"
                           " checking equalities", choices=("float32", "float64"), group="network")
     iterations: int = flag(1000, "updates of the weights", minimum=1)
     batch_size: int = flag(100, "images per iteration", minimum=1)
     lr: float = flag(0.01, "learning rate", minimum=0)
     lr_schedule: str = flag("tail", "learning rate over time: constant; tail (constant, then"
-                            " linear to 0 over the last 30 %); step", choices=("constant", "tail",
-                                                                               "step"))
+                            " linear to 0 over the last 30 %); step; solver (that of"
+                            " --solver-prototxt)", choices=("constant", "tail", "step", "solver"))
     lr_step: int = flag(2500, "iterations between two drops of --lr-schedule step", minimum=1)
     lr_factor: float = flag(0.1, "factor of each drop of --lr-schedule step", minimum=0)
     momentum: float = flag(0.9, "momentum of SGD", minimum=0)

@@ -14,6 +14,8 @@ from dualnet.run import Run
 
 # What a role has to finish its iteration and write a checkpoint before it is killed.
 GRACE_S = 60.0
+# The same when this process itself leaves in a hurry, upon a second signal or an error.
+HURRY_S = 5.0
 PEER_LOST = 75
 
 
@@ -59,6 +61,11 @@ class Launcher:
     def _running(self) -> list[subprocess.Popen[bytes]]:
         return [process for process in self._processes.values() if process.poll() is None]
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """Role -> process."""
+        return {role: process.pid for role, process in self._processes.items()}
+
     def wait(self, timeout_s: float) -> bool:
         """Wait until a role ends or the time is over, and start those that may run then; whether
         any role is still running."""
@@ -83,10 +90,10 @@ class Launcher:
         said = log.read_text(encoding="utf-8", errors="replace").rstrip()
         return Failure(role, code, said or f"dualnet: {role} ended with exit code {code}")
 
-    def stop(self, request: int = signal.SIGTERM) -> None:
+    def stop(self, request: int = signal.SIGTERM, grace_s: float = GRACE_S) -> None:
         """End what still runs: by the signal `request`, upon which a role in training writes a
-        checkpoint, and by SIGKILL after a grace period."""
-        deadline = time.monotonic() + GRACE_S
+        checkpoint, and by SIGKILL after `grace_s` seconds."""
+        deadline = time.monotonic() + grace_s
         for number in (request, signal.SIGKILL):
             for process in self._processes.values():
                 if process.poll() is None:
@@ -100,7 +107,7 @@ class Launcher:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  traceback: TracebackType | None) -> None:
-        self.stop()
+        self.stop(grace_s=GRACE_S if kind is None else HURRY_S)
         for process in self._processes.values():
             if process.stdin:
                 process.stdin.close()

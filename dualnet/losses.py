@@ -7,6 +7,7 @@ All raise ValueError if the shapes differ: broadcasting would train on nonsense 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,32 @@ def euclidean(x: Tensor, y: Tensor, denominator: str = "constant") -> Tensor:
     `denominator` has nothing to act on here.
     """
     return _squared_distance(x, y).mean() / 2
+
+
+class _ByHand(torch.autograd.Function):
+    """Difference, value and gradient as BVLC's pyloss.EuclideanLossLayer writes them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        difference = x - y
+        ctx.save_for_backward(difference)
+        return difference.square().sum() / len(x) / 2
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, None]:
+        difference, = ctx.saved_tensors
+        return weight * difference / len(difference), None
+
+
+def euclidean_by_hand(x: Tensor, y: Tensor, denominator: str = "constant") -> Tensor:
+    """`euclidean` with its gradient (x_n - y_n) / N written out        Dziwulski 2017, section 9.5
+
+    The thesis' custom layer, which must give the numbers of the built-in one.
+    """
+    if x.shape != y.shape:
+        raise ValueError(f"boundary shapes differ: x {list(x.shape)}, y {list(y.shape)}")
+    loss: Tensor = _ByHand.apply(x, y)
+    return loss
 
 
 def normalized_both(x: Tensor, y: Tensor, denominator: str = "constant") -> Tensor:
@@ -83,4 +110,5 @@ def dead_share(x: Tensor) -> float:
 
 
 BOUNDARY_LOSSES: dict[str, BoundaryLoss] = {
-    "euclidean": euclidean, "normalized_both": normalized_both, "normalized": normalized}
+    "euclidean": euclidean, "euclidean_by_hand": euclidean_by_hand,
+    "normalized_both": normalized_both, "normalized": normalized}

@@ -125,7 +125,7 @@ def surviving(records: Sequence[Record]) -> list[Record]:
         if wanted is not None and segment.generation != wanted:
             continue
         kept = [line for line in segment.lines if _counts(line, end)] + kept
-        end, wanted = min(end, segment.start), segment.base
+        end, wanted = segment.start, segment.base
         if wanted == 0:
             break
     return kept

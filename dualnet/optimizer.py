@@ -1,25 +1,37 @@
 """The optimiser of one part of a net, from the settings that all methods share."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dualnet import caffe, schedules
+from dualnet.caffe.params import param_groups
+from dualnet.caffe.solver_file import read_solver
 from dualnet.config import TrainConfig, choose
+from dualnet.errors import UserError
 
 
 class Optimizer:
-    """SGD whose learning rate follows the schedule of the settings.
+    """SGD whose learning rate follows the schedule of the settings, or the solver of a prototxt.
 
-    lr  learning rate at step 0; settings.lr is not read, since two parts may differ in it
+    lr    learning rate at step 0; settings.lr is not read, since two parts may differ in it
+    part  which of the files of --solver-prototxt counts, from 0
     """
 
-    def __init__(self, net: nn.Module, settings: TrainConfig, lr: float) -> None:
+    def __init__(self, net: nn.Module, settings: TrainConfig, lr: float, part: int = -1) -> None:
+        if settings.solver_prototxt:
+            found = read_solver(Path(settings.solver_prototxt.split(",")[part].strip()))
+            groups = [{**group, "multiple": 1.0} for group in param_groups(net)]
+            self._schedule = found.rate
+            self._sgd: torch.optim.Optimizer = found.optimizer(groups, is_mean=True)
+            return
         self._schedule = _schedule(settings, lr)
         sgd = caffe.SGD if settings.solver == "caffe" else torch.optim.SGD
-        self._sgd = sgd(_groups(net, settings), lr=lr, momentum=settings.momentum)
+        groups = _groups_of_file(net, settings) if settings.prototxt else _groups(net, settings)
+        self._sgd = sgd(groups, lr=lr, momentum=settings.momentum)
 
     def lr(self, step: int) -> float:
         """The learning rate of the weights at `step`."""
@@ -81,7 +93,16 @@ def _groups(net: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
     return list(groups.values())
 
 
+def _groups_of_file(net: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
+    """By lr_mult and decay_mult of the net's prototxt."""
+    return [{"params": group["params"], "multiple": group["lr_mult"],
+             "weight_decay": settings.weight_decay * group["decay_mult"]}
+            for group in param_groups(net)]
+
+
 def _schedule(settings: TrainConfig, lr: float) -> schedules.Schedule:
+    if settings.lr_schedule == "solver":
+        raise UserError("--lr-schedule solver needs --solver-prototxt")
     if settings.lr_schedule == "tail":
         return schedules.tail(lr, settings.iterations)
     if settings.lr_schedule == "step":

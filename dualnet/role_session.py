@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dualnet import machine, nets
+from dualnet import machine
 from dualnet.channel import FileChannel
 from dualnet.cut import Part
+from dualnet.from_prototxt import build_net
 from dualnet.methods.dual.build import build_parts, build_role, describe_wire
 from dualnet.methods.dual.formats import message_bytes
 from dualnet.methods.dual.role import Role
@@ -79,6 +80,7 @@ class RoleSession:
             window=max(settings.window, settings.num_micro_batches),
             transport=settings.transport,  # type: ignore[arg-type]
             checksum=settings.checksum, fsync=settings.fsync,  # type: ignore[arg-type]
+            fs_profile=settings.fs_profile,  # type: ignore[arg-type]
             nonfinite=settings.nonfinite,  # type: ignore[arg-type]
             home=self._run.home(self._name), held=self._checkpoints.held,
             message_bytes={
@@ -128,8 +130,7 @@ class RoleSession:
         try:
             yield from lines
         except PeerLost:
-            save(clock.done)
-            stop.check(resume_hint(clock.done))
+            stop.check(resume_hint(save(clock.done)))
             raise
         finally:
             self._exchange.stop_waiting = lambda: False
@@ -169,7 +170,7 @@ class RoleSession:
     def _parts(self) -> list[Part]:
         """Both parts with the weights of the seed.  Raises UserError for an impossible cut."""
         shape, classes = self._batches.input_shape, self._dataset.num_classes
-        return build_parts(self._settings, nets.build(self._settings.net, shape, classes))
+        return build_parts(self._settings, build_net(self._settings, shape, classes))
 
 
 def _live(line: Record, iterations: int) -> dict[str, Any]:

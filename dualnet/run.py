@@ -47,7 +47,6 @@ class Run:
         self.probabilities_path = folder / "probabilities.npy"
         self.diversity_path = folder / "diversity.png"
         self.exchange = folder / "exchange"
-        self._made: list[Path] = []     # by `home`, the innermost folder first
 
     def metrics_path(self, role: str) -> Path:
         """Where `role` writes its metrics."""
@@ -118,7 +117,6 @@ class Run:
         """32 hex digits drawn once for the role's folder: the exchange tells by them whether a
         role that returns is the one that began there."""
         folder = self.folder / role
-        self._made += [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -135,7 +133,7 @@ class Run:
         if self.config_path.exists() or not self.is_untrained:
             return
         (self.folder / role / HOME).unlink(missing_ok=True)
-        for path in self._made:
+        for path in (self.folder / role, self.folder):
             with contextlib.suppress(OSError):      # somebody else has put something into it
                 path.rmdir()
 

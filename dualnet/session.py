@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dualnet import data, machine, nets
+from dualnet import data, machine
 from dualnet.checkpoints import Checkpoints, Spent
 from dualnet.config import TrainConfig, from_dict
 from dualnet.cut import join
@@ -21,6 +21,7 @@ from dualnet.data.batches import Batches, Preprocessing
 from dualnet.data.dataset import Dataset
 from dualnet.errors import Diverged, UserError
 from dualnet.evaluate import score
+from dualnet.from_prototxt import build_net
 from dualnet.methods.dual.build import build_parts
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import ROLES
@@ -52,7 +53,7 @@ def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
     """
     device = machine.prepare(settings, Single.name, (Single.name,))
     dataset, batches = load_data(settings)
-    method = Single(settings, nets.build(settings.net, batches.input_shape, dataset.num_classes),
+    method = Single(settings, build_net(settings, batches.input_shape, dataset.num_classes),
                     batches, device)
     checkpoints = run.checkpoints(method.name, agreed_digest(settings, dataset),
                                   machine.versions())
@@ -145,7 +146,7 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
     settings = from_dict(CONFIGS[method], values, str(run.config_path))
     device = machine.prepare(settings, Single.name, (Single.name,))
     dataset, batches = load_data(settings)
-    net = nets.build(settings.net, batches.input_shape, dataset.num_classes)
+    net = build_net(settings, batches.input_shape, dataset.num_classes)
     accuracy = partial(_accuracy, batches=batches, device=device, settings=settings)
     if method in WHOLE:
         role, build = WHOLE[method]
@@ -171,10 +172,15 @@ def load_data(settings: TrainConfig) -> tuple[Dataset, Batches]:
         raise UserError("--ten-views needs windows smaller than the images: give their side with "
                         "--input-side")
     dataset = data.load(settings.data, Path(settings.data_dir))
+    return dataset, batches_of(dataset, settings)
+
+
+def batches_of(dataset: Dataset, settings: TrainConfig) -> Batches:
+    """The batches that the settings make of a data set."""
     preprocessing = Preprocessing(
         mean=settings.mean, scale=settings.scale, equalise=settings.equalise, bgr=settings.bgr,
         mirror=settings.mirror, crop=settings.crop, window=settings.input_side)
-    return dataset, Batches(dataset, settings.batch_size, settings.seed, preprocessing)
+    return Batches(dataset, settings.batch_size, settings.seed, preprocessing)
 
 
 def common_summary(method_name: str, settings: TrainConfig, method: Method,

@@ -26,6 +26,8 @@ class Supervised:
     horizon   iterations of that schedule, by default those of the settings
     """
 
+    is_whole = True     # nothing is under way between iterations
+
     def __init__(self, name: str, method: str, settings: TrainConfig, net: nn.Sequential,
                  batches: Batches, device: torch.device, horizon: int | None = None) -> None:
         self.name, self.method = name, method

@@ -82,6 +82,8 @@ class Clock:
 class Saver:
     """Writes what `method` has become after an iteration, each iteration once.
 
+    A method that is not whole then is left for the next checkpoint that is due.
+
     start    where the generation began: that state is on the disk already
     written  called with each new checkpoint
     """
@@ -92,29 +94,34 @@ class Saver:
         self._start, self._written = start, written
         self._newest = start.step
 
-    def __call__(self, done: int) -> None:
-        """Save the state after `done` iterations.  Raises StorageError."""
-        if done == self._newest:
-            return
+    def __call__(self, done: int) -> int:
+        """Save the state after `done` iterations; the newest iteration that is saved then.
+
+        Raises StorageError.
+        """
+        if done == self._newest or not self._method.is_whole:
+            return self._newest
         checkpoint = Checkpoint(self._start.run, self._start.generation, done)
         self._checkpoints.save(checkpoint, self._method.state_dict(), self._clock.spent())
         self._newest = done
         self._written(checkpoint)
+        return done
 
 
-def _save_nothing(done: int) -> None:
+def _save_nothing(done: int) -> int:
     """For a training without checkpoints."""
+    return 0
 
 
 def train(method: Method, settings: TrainConfig, metrics: MetricsFile, clock: Clock, *,
           generation: int = 1, base: int = 0,
-          save: Callable[[int], None] = _save_nothing, stop: StopRequest = NEVER
+          save: Callable[[int], int] = _save_nothing, stop: StopRequest = NEVER
           ) -> Iterator[Record]:
     """Run `method` from iteration `clock.done` to its last and yield each line as it is written.
 
     base  the generation that wrote the checkpoint it goes on from; 0 if there is none
-    save  called with the number of iterations that are over when a checkpoint is due; it is asked
-          again for the same one when a stop is requested
+    save  called with the number of iterations that are over when a checkpoint is due, and again
+          when a stop is requested; gives the newest iteration that is saved
     stop  asked after each iteration
 
     After an update comes its line of metrics, then the checkpoint, then the test of the net: a
@@ -152,11 +159,10 @@ def train(method: Method, settings: TrainConfig, metrics: MetricsFile, clock: Cl
             _check(stop, save, clock.done)
 
 
-def _check(stop: StopRequest, save: Callable[[int], None], done: int) -> None:
+def _check(stop: StopRequest, save: Callable[[int], int], done: int) -> None:
     """Save what is done and raise Stopped, if a stop is requested."""
     if stop.is_asked:
-        save(done)
-        stop.check(resume_hint(done))
+        stop.check(resume_hint(save(done)))
 
 
 def _test(method: Method, settings: TrainConfig, metrics: MetricsFile, clock: Clock,

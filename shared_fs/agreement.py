@@ -1,10 +1,10 @@
 """What must be equal on all sides, checked before any file is touched."""
 
-import json
 import re
 from collections.abc import Mapping, Set
 from typing import Any
 
+from .peer_text import parse_object
 from .records import HELLO_LIMIT, canonical
 
 _NAME = re.compile(r"[a-z0-9_]{1,32}")
@@ -35,13 +35,17 @@ def check_names(role: str, roles: tuple[str, ...], channels: Mapping[str, tuple[
 _POLICIES = {
     "transport": ("auto", "rename", "mapped"),
     "fsync": ("auto", "never", "always"),
+    "fs_profile": ("auto", "local", "network"),
     "nonfinite": ("error", "warn", "allow"),
 }
 
 
-def check_policies(window: int, transport: str, fsync: str, nonfinite: str, home: str) -> None:
+def check_policies(
+    window: int, transport: str, fsync: str, fs_profile: str, nonfinite: str, home: str
+) -> None:
     """Raise ValueError for a value that no exchange knows."""
-    for name, value in (("transport", transport), ("fsync", fsync), ("nonfinite", nonfinite)):
+    given = {"transport": transport, "fsync": fsync, "fs_profile": fs_profile}
+    for name, value in {**given, "nonfinite": nonfinite}.items():
         if value not in _POLICIES[name]:
             raise ValueError(f"{name} must be one of {', '.join(_POLICIES[name])}, got {value!r}")
     if window < 1:
@@ -69,11 +73,12 @@ def full_agreement(
         raise ValueError(f"agreement must not name {taken}: they are agreed upon anyway")
     try:
         text = canonical({**settings, **own})
+        # As it will stand in a hello, where the peers read it.
+        agreement: dict[str, Any] = parse_object(b'{"agreement": %s}' % text)["agreement"]
     except (TypeError, ValueError) as error:
         raise ValueError(f"agreement must be JSON-able: {error}") from error
     if len(text) > HELLO_LIMIT // 2:
         raise ValueError(f"agreement of {len(text)} bytes, at most {HELLO_LIMIT // 2}")
-    agreement: dict[str, Any] = json.loads(text)
     return agreement
 
 

@@ -6,7 +6,7 @@ import os
 import uuid
 from contextlib import suppress
 
-from .open_file import READ
+from .open_file import READ, irregular, open_regular
 from .system_calls import SystemCalls
 
 BLOCK_SIZE = 4096  # bytes: one page, and a multiple of every O_DIRECT alignment
@@ -37,11 +37,17 @@ class BlockStorage(SystemCalls):
         return fd, memory
 
     def create_block(self, name: str, block: bytes) -> int:
-        """Create (or adopt) a status block, write it once and return a descriptor to rewrite it."""
+        """Create (or adopt) a status block, write it once and return a descriptor to rewrite it.
+
+        Raises InvalidMessage if there is something else than a file of mine, or one that has
+        another name, too, and is perhaps not meant to be rewritten.
+        """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with self.explaining("create the status block", name):
-            fd = self.open(name, flags)
+            fd, info = open_regular(self, name, flags)
         try:
+            if info.st_nlink != 1:
+                raise irregular(self.path(name), "one with a second name (a hard link)")
             self.write_block(fd, name, block, fsync=True)
         except BaseException:
             self.close(fd)
@@ -66,7 +72,7 @@ class BlockStorage(SystemCalls):
             if direct:
                 with suppress(OSError):  # some FUSE and older tmpfs refuse O_DIRECT
                     return self._open_direct(name)
-            return self.open(name, READ)
+            return open_regular(self, name, READ)[0]
 
     def read_block(self, fd: int, name: str, buffer: mmap.mmap) -> int:
         """Read a status block into a page-aligned buffer; the number of bytes read."""
@@ -79,7 +85,7 @@ class BlockStorage(SystemCalls):
             self.close(fd)
 
     def _open_direct(self, name: str) -> int:
-        fd = self.open(name, READ | getattr(os, "O_DIRECT", 0))
+        fd, _ = open_regular(self, name, READ | getattr(os, "O_DIRECT", 0))
         try:
             with mmap.mmap(-1, BLOCK_SIZE) as probe:
                 self.pread_into(fd, probe, 0)  # some accept the flag and refuse the read

@@ -8,13 +8,14 @@ from typing import Any, Literal
 from .agreement import check_names, check_policies, full_agreement
 from .errors import RunOver
 from .lineage import Checkpoint, Start, newest_common
-from .mailbox import Traffic
 from .membership import Membership
 from .message import Array
 from .part import Part
+from .peer_text import all_printable
 from .settings import Settings
 from .status import MOST_HELD
 from .storage import Storage
+from .traffic import Traffic
 
 
 class Exchange:
@@ -29,6 +30,7 @@ class Exchange:
                on one host and a local file system only; "auto", mapped where that is possible
     checksum   of mapped messages, too (files always have one)
     fsync      "auto" syncs messages on network file systems only
+    fs_profile "local" or "network": what to take the file system for; "auto" goes by its type
     nonfinite  what to do with NaN and infinity in a received message: "error", "warn", "allow"
     home       names the place where this role keeps its checkpoints (32 hex digits, drawn once): a
                folder with a run in it is gone on with only by the homes that began it; "" keeps
@@ -60,6 +62,7 @@ class Exchange:
         transport: Literal["auto", "rename", "mapped"] = "auto",
         checksum: bool = False,
         fsync: Literal["auto", "never", "always"] = "auto",
+        fs_profile: Literal["auto", "local", "network"] = "auto",
         nonfinite: Literal["error", "warn", "allow"] = "error",
         home: str = "",
         held: Callable[[], Sequence[Checkpoint]] = lambda: (),
@@ -75,13 +78,13 @@ class Exchange:
         self.channels = {name: (ends[0], ends[1]) for name, ends in channels.items()}
         self.roles = tuple(roles or dict.fromkeys(r for e in self.channels.values() for r in e))
         check_names(self.role, self.roles, self.channels)
-        check_policies(window, transport, fsync, nonfinite, home)
+        check_policies(window, transport, fsync, fs_profile, nonfinite, home)
         own = {"window": window, "transport": transport}
         self.agreement = full_agreement(self.roles, self.channels, own, agreement or {})
         self._settings = Settings(
             role=role, roles=self.roles, channels=self.channels, agreement=self.agreement,
             window=window, transport=transport, checksum=checksum, fsync=fsync,
-            nonfinite=nonfinite, home=home, held=held,
+            fs_profile=fs_profile, nonfinite=nonfinite, home=home, held=held,
             message_bytes=dict(message_bytes or {}), handshake_timeout_s=handshake_timeout_s,
             peer_timeout_s=peer_timeout_s, progress_timeout_s=progress_timeout_s,
             storage_timeout_s=storage_timeout_s, final_barrier=final_barrier)
@@ -163,10 +166,10 @@ class Exchange:
             membership.tell_stage(self.generation, phase)
 
     def peer_info(self, role: str) -> dict[str, Any]:
-        """What that role last reported as info; also after the final barrier."""
+        """What that role last reported as info, its texts printable; also after the barrier."""
         part = self._begun()
         peer = part.peer(role) if self._closed else part.poll(role)
-        return dict(peer.status.info) if peer.status else {}
+        return dict(all_printable(peer.status.info)) if peer.status else {}
 
     def announce_held(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Tell the other roles which checkpoints I hold now; the newest 8 count."""

@@ -12,8 +12,9 @@ A role that begins anew, or goes back because another one did, is a new incarnat
 again; what an older generation left is never read.
 """
 
+import logging
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +22,14 @@ from . import records
 from .agreement import comparable
 from .errors import HandshakeMismatch, RunOver
 from .lineage import newest_common
+from .peer_text import printable
 from .profile import Profile
 from .records import Generation, Hello
-from .status import printable, read_status
+from .status import read_status
 from .storage import Storage
 from .waiting import wait_for
+
+log = logging.getLogger("shared_fs")
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,17 @@ class Agreed:
 
 
 def check_folder(storage: Storage, me: Hello) -> None:
-    """Raise HandshakeMismatch if this folder was begun by another run, or with other settings."""
+    """Raise HandshakeMismatch if this folder was begun by another run, or with other settings.
+
+    Other versions of the libraries than those it was begun with are only warned of.
+    """
+    run = records.read_run(storage)
+    if run.get("protocol", me.protocol) != me.protocol:
+        raise HandshakeMismatch(
+            f"{storage.root}: the run here was begun with protocol {run['protocol']}, this program "
+            f"has protocol {me.protocol}; go on with the version that began it, or give a fresh "
+            "folder"
+        )
     newest = records.newest_generation(storage)
     if newest is None:
         return
@@ -48,13 +62,19 @@ def check_folder(storage: Storage, me: Hello) -> None:
             "clean this one if that run is over"
         )
     if newest.agreements.get(me.role) != me.agreement_sha256:
-        begun = records.read_run(storage).get("agreement", {})
-        differing = differences(*comparable(me.agreement, begun))
+        differing = differences(*comparable(me.agreement, run.get("agreement", {})))
         listed = _listed(differing, "this command", "the run here") or "those of this role alone"
         raise HandshakeMismatch(
             f"{storage.root}: the run here was begun with other settings: {listed}; "
             "use its settings to go on, or another folder"
         )
+    warn_of_versions(storage, me, run.get("versions", me.versions), "the run here")
+
+
+def warn_of_versions(storage: Storage, me: Hello, theirs: Any, whose: str) -> None:
+    """Log which libraries differ; the protocol alone decides who can work together."""
+    if differing := differences(me.versions, theirs):
+        log.warning("%s: other versions: %s", storage.root, _listed(differing, me.role, whose))
 
 
 def check_over(storage: Storage, others: Iterable[str]) -> None:
@@ -74,12 +94,18 @@ class Handshake:
 
     me      my hello, of an incarnation that was never announced
     roles   all roles in the agreed order; the first is the leader
+    guard   raises if this role cannot go on
     """
 
     def __init__(
-        self, storage: Storage, profile: Profile, roles: tuple[str, ...], me: Hello
+        self,
+        storage: Storage,
+        profile: Profile,
+        roles: tuple[str, ...],
+        me: Hello,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
-        self._storage, self._profile, self._me = storage, profile, me
+        self._storage, self._profile, self._me, self._guard = storage, profile, me, guard
         self._roles, self._others = roles, tuple(r for r in roles if r != me.role)
         self._hellos: dict[str, Hello] = {}
 
@@ -100,9 +126,12 @@ class Handshake:
             longest_sleep_s=self._profile.longest_sleep_s,
             clock=self._storage,
         )
+        for role, hello in self._hellos.items():
+            warn_of_versions(self._storage, self._me, hello.versions, role)
         return Agreed(generation, dict(self._hellos))
 
     def _step(self) -> Generation | None:
+        self._guard()
         self._hellos = records.read_hellos(self._storage, self._others)
         answers = {role: hello.incarnation for role, hello in self._hellos.items()}
         if answers != self._me.answers:

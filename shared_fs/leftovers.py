@@ -8,10 +8,13 @@ from .storage import Storage
 _FOLDER = re.compile(r"g[0-9]{8}")
 
 
-def remove_old_generations(storage: Storage, role: str, now: Generation) -> None:
-    """Remove my messages of older generations, which nobody reads any more."""
+def remove_old_generations(storage: Storage, role: str, now: Generation | None) -> None:
+    """Remove my messages of generations before `now`, which nobody reads any more.
+
+    None: the run is over, and nobody reads any.
+    """
     for name in storage.listing("."):
-        if _FOLDER.fullmatch(name) and name < now.folder:
+        if _FOLDER.fullmatch(name) and (now is None or name < now.folder):
             storage.sweep(f"{name}/{role}")
             storage.remove_folder(f"{name}/{role}")
             storage.remove_folder(name)  # succeeds for the last role to come by

@@ -66,11 +66,6 @@ class LetterSender:
             self._storage.remove(letter_name(self._stem, self._oldest))
             self._oldest += 1
 
-    def remove(self) -> None:
-        """Unlink all that is there."""
-        if self._newest >= 0:
-            self.sweep(self._newest + 1)
-
     def close(self) -> None:
         """Nothing is held."""
 

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .errors import InvalidMessage, NonFinite
+from .errors import InvalidMessage, NonFinite, StorageError, WaitTimeout
 from .letters import LetterReceiver, LetterSender
 from .message import Array, Identity
 from .peer import Peer
@@ -28,6 +28,7 @@ from .records import Generation
 from .slots import SlotReceiver, SlotSender
 from .status import StatusWriter
 from .storage import Storage
+from .traffic import Traffic
 from .waiting import wait_for
 
 log = logging.getLogger("shared_fs")
@@ -41,8 +42,6 @@ class Sender(Protocol):
     def put(self, sequence: int, array: Array, identity: Identity, consumed: int) -> None: ...
 
     def sweep(self, consumed: int) -> None: ...
-
-    def remove(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -70,15 +69,6 @@ class _Incoming:
 
     receiver: Receiver
     newest: int | None = None
-
-
-@dataclass
-class Traffic:
-    """Seconds in waits, and bytes of payload, of one role over all its generations."""
-
-    wait_s: float = 0.0
-    bytes_sent: int = 0
-    bytes_received: int = 0
 
 
 @dataclass
@@ -131,15 +121,20 @@ class Mailbox:
             sent = _Outgoing(self._sender(channel), sequence, sequence - 1)
             self._sent[channel] = sent
         self._wait_for_room(channel, sequence, sent, receiver)
+        began = self.storage.monotonic()
         self.guard()
         consumed = self._consumed(channel, sent, receiver)
-        sent.sender.put(
-            sequence, array, self._identity(channel, sequence, self.role), consumed
-        )
+        identity = self._identity(channel, sequence, self.role)
+        try:
+            sent.sender.put(sequence, array, identity, consumed)
+        except StorageError:
+            self.guard()  # a successor may have removed the folder; then that is the reason
+            raise
         sent.newest = sequence
         self.status.update(published={channel: sequence})
         sent.sender.sweep(self._consumed(channel, sent, receiver))
         self.traffic.bytes_sent += array.nbytes
+        self.traffic.note_storage(began, self.storage.monotonic(), self.storage.root)
 
     def recv(self, channel: str, sequence: int, out: Array) -> Array:
         """Read one message into `out`, acknowledge it, and return `out`.
@@ -154,23 +149,30 @@ class Mailbox:
             received = self._received[channel] = _Incoming(self._receiver(channel))
         self._wait_for_message(channel, sequence, sender)
         identity = self._identity(channel, sequence, sender.role)
+        began = self.storage.monotonic()
         try:
             received.receiver.get(sequence, out, identity)
         except InvalidMessage as error:
             # A client that caches pages may have shown old ones; a damaged file stays damaged.
             log.warning("%s; reading it once more", error)
             received.receiver.get(sequence, out, identity)
+        except (StorageError, WaitTimeout):
+            self.guard()
+            raise
         if self.nonfinite != "allow":
             self._check_finite(channel, sequence, out)
         received.newest = sequence
         self.status.update(consumed={channel: sequence})
         self.traffic.bytes_received += out.nbytes
+        self.traffic.note_storage(began, self.storage.monotonic(), self.storage.root)
         return out
 
     def remove_messages(self) -> None:
-        """Remove my message files and folder; only after the receivers have read them all."""
-        for sent in self._sent.values():
-            sent.sender.remove()
+        """Remove my message files and folder; only after the receivers have read them all.
+
+        All that is in the folder is mine, also what an operation left that failed half-way.
+        """
+        self.storage.sweep(self.folder)
         self.storage.remove_folder(self.folder)
         self.storage.remove_folder(self.generation.folder)
 
@@ -260,11 +262,15 @@ class Mailbox:
 
     def _wait(self, condition: Callable[[], bool | None], peer: Peer, what: str) -> None:
         """Wait for a peer; the deadline is its silence or lack of progress, judged in `Peer`."""
+        def checked() -> bool | None:
+            self.status.check_heart()
+            return condition()
+
         start = self.storage.monotonic()
         peer.expect_progress()
         try:
             wait_for(
-                condition,
+                checked,
                 lambda: f"{peer.describe()}; it {what}",
                 timeout_s=math.inf,
                 longest_sleep_s=self.profile.longest_sleep_s,

@@ -15,15 +15,16 @@ from .errors import ExchangeError, RoleTaken, RunOver
 from .handshake import Agreed, Handshake, check_folder, check_over
 from .leftovers import remove_old_generations, remove_parts
 from .locks import RoleLock
-from .mailbox import Traffic
 from .part import Part
+from .peer_text import printable
 from .process import this_process
 from .profile import detect
 from .records import Hello, newest_generation, read_hello, still_mine
 from .settings import Settings
 from .stage import update_stage
-from .status import StatusWriter, printable
+from .status import StatusWriter
 from .storage import Storage
+from .traffic import Traffic
 
 log = logging.getLogger("shared_fs")
 
@@ -72,7 +73,9 @@ class Membership:
             check_over(self.storage, self._others)
             agreed = self._shake_hands()
         except RunOver:
-            # My predecessor may have died before it could say so; others may come and look.
+            # My predecessor may have died before it could clean up, or say that it is over;
+            # others may come and look.
+            remove_old_generations(self.storage, self._settings.role, None)
             newest = newest_generation(self.storage)
             self.status.begin_anew(newest.incarnations[self._settings.role] if newest else "")
             raise
@@ -136,7 +139,9 @@ class Membership:
     def _shake_hands(self) -> Agreed:
         self._announced, self.incarnation = "", uuid.uuid4().hex
         self.status.begin_anew(self.incarnation)
-        handshake = Handshake(self.storage, self.profile, self._settings.roles, self._hello())
+        handshake = Handshake(
+            self.storage, self.profile, self._settings.roles, self._hello(), self.status.check_heart
+        )
         handshake.announce()
         self._announced = self.incarnation
         return handshake.shake(self._settings.handshake_timeout_s)
@@ -147,11 +152,11 @@ class Membership:
 
     def _take_role(self) -> None:
         storage, settings = self.storage, self._settings
-        self.profile = detect(storage.root)
+        self.profile = detect(storage.root, settings.fs_profile)
         for name in ("roles", "hello", "gen", "status"):
             storage.make_folder(name)
         lock = RoleLock(storage, settings.role, self.profile)
-        lock.acquire(self._holder, self._holder_is_elsewhere)
+        lock.acquire(self._holder, self._holder_is_gone)
         self._lock = lock
         check_folder(storage, self._hello())
         remove_parts(storage, settings.role, leader=settings.leads)
@@ -177,9 +182,13 @@ class Membership:
             return "it has not said hello yet"
         return f"pid {hello.process.pid} on {printable(hello.process.host)}"
 
-    def _holder_is_elsewhere(self) -> bool:
+    def _holder_is_gone(self, pid: int | None) -> bool | None:
+        """Whether the process that holds my role has ended; None if it cannot be told from here."""
         hello = read_hello(self.storage, self._settings.role)
-        return hello is not None and hello.process.boot_id != this_process().boot_id
+        here = this_process()
+        if hello is None or hello.process.pid != pid or hello.process.boot_id != here.boot_id:
+            return None
+        return hello.process.has_exited(here)
 
     def _let_go(self) -> None:
         with ExitStack() as stack:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import StorageError
+from .peer_text import all_printable, printable
 from .process import this_process
 from .profile import detect
 from .records import Hello, read_hellos, read_run
-from .status import BEAT_S, Status, StatusReader, block_name, printable
+from .status import BEAT_S, Status, StatusReader, block_name
 from .storage import Storage
 from .waiting import wait_for
 
@@ -35,8 +36,15 @@ class Observation:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What it last reported."""
-        return dict(self.status.info) if self.status else {}
+        """What it last reported; its texts are printable."""
+        return dict(all_printable(self.status.info)) if self.status else {}
+
+    @property
+    def who(self) -> str:
+        """Its process: "pid 4711 on node7"; empty if it is absent."""
+        if self.hello is None:
+            return ""
+        return f"pid {self.hello.process.pid} on {printable(self.hello.process.host)}"
 
     @property
     def error(self) -> str:
@@ -71,7 +79,7 @@ def observe(folder: Path | str) -> list[Observation]:
 def _look(storage: Storage, role: str, hello: Hello | None) -> Observation:
     if hello is None:
         return Observation(role, "absent", None, None)
-    direct = detect(storage.root).direct_status
+    direct = detect(storage.root, hello.profile).direct_status
     reader = StatusReader(storage, role, hello.incarnation, direct=direct)
     try:
         status = reader.poll()

@@ -1,7 +1,10 @@
 """A file of a peer, open for reading."""
 
+import errno
 import mmap
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -50,7 +53,10 @@ class OpenFile:
 
     def close(self) -> None:
         """Let go of it."""
-        self._calls.close(self._fd)
+        # Nothing was written, so nothing can be lost here: GlusterFS reports at the close of a
+        # file that was replaced meanwhile that its handle is stale.
+        with suppress(OSError):
+            self._calls.close(self._fd)
 
     def __enter__(self) -> "OpenFile":
         return self
@@ -73,6 +79,33 @@ def check_size(calls: SystemCalls, fd: int, name: str, expected: int) -> None:
             f"{calls.path(name)}: expected {expected} bytes, found {size}: something has cut it; "
             "start again in a fresh folder"
         )
+
+
+def open_regular(calls: SystemCalls, name: str, flags: int) -> tuple[int, os.stat_result]:
+    """Open a file of a role: never through a link, never a pipe or a device, never a stranger's.
+
+    Raises InvalidMessage if it is not such a file, OSError if it cannot be opened.
+    """
+    path = calls.path(name)
+    try:
+        fd = calls.open(name, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise irregular(path, "a symbolic link") from error
+        raise
+    try:
+        info = calls.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise irregular(path, f"mode {stat.filemode(info.st_mode)}")
+        if info.st_uid not in calls.trusted_users:
+            raise InvalidMessage(
+                f"{path}: expected a file of user {os.geteuid()} or of the exchange folder's "
+                f"owner, found one of user {info.st_uid}; all roles must be one user"
+            )
+    except BaseException:
+        calls.close(fd)
+        raise
+    return fd, info
 
 
 def irregular(path: Path, found: str) -> InvalidMessage:

@@ -11,13 +11,14 @@ from . import records
 from .errors import StorageError
 from .handshake import Agreed
 from .lineage import Checkpoint, Start
-from .mailbox import Mailbox, Traffic
+from .mailbox import Mailbox
 from .peer import Peer
 from .process import this_process
 from .profile import Profile
 from .settings import Settings
 from .status import StatusReader, StatusWriter
 from .storage import Storage
+from .traffic import Traffic
 from .waiting import wait_for
 
 log = logging.getLogger("shared_fs")
@@ -77,6 +78,7 @@ class Part:
         """
 
         def all_done() -> bool | None:
+            self._status.check_heart()
             peers = self._polled()
             missing = [peer for peer in peers if peer.state not in ("done", "over")]
             if not missing or any(peer.state == "over" for peer in peers):
@@ -132,17 +134,20 @@ class Part:
             hello.process,
             StatusReader(self._storage, role, incarnation, direct=profile.direct_status),
             me=this_process(),
-            incarnation=incarnation,
-            incarnation_now=lambda: self._incarnation_of(role),
+            began_anew=self._began_anew,
             peer_timeout_s=settings.peer_timeout_s or profile.peer_timeout_s,
             progress_timeout_s=settings.progress_timeout_s,
             may_return=bool(settings.home),
             stop_waiting=self._stop_waiting,
         )
 
-    def _incarnation_of(self, role: str) -> str | None:
-        hello = records.read_hello(self._storage, role)
-        return hello.incarnation if hello else None
+    def _began_anew(self) -> str | None:
+        """A role whose hello is of another incarnation than the one I exchange with."""
+        for role in self._peers:
+            hello = records.read_hello(self._storage, role)
+            if hello and hello.incarnation != self._agreed.generation.incarnations[role]:
+                return role
+        return None
 
     def _mapped_peers(self) -> frozenset[str]:
         """The roles whose processes share this host's memory, and a local file system with me.
@@ -164,8 +169,8 @@ class Part:
                 f"{self._storage.root}: transport mapped needs one host and a local file system, "
                 f"and {', '.join(far)} is elsewhere; take auto or rename"
             )
-        log.info("%s: messages through %s", self._settings.role,
-                 f"mapped memory with {', '.join(sorted(near))}" if near and transport != "rename"
+        log.info("messages go through %s",
+                 f"memory mapped with {', '.join(sorted(near))}" if near and transport != "rename"
                  else "renamed files")
         return near if transport != "rename" else frozenset()
 

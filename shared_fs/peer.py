@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable
 
 from .errors import InvalidMessage, PeerFailed, PeerLost, PeerRestarted, PeerStopped
+from .peer_text import printable
 from .process import Process
-from .status import Status, StatusReader, printable
+from .status import Status, StatusReader
 from .storage import Storage
 
 log = logging.getLogger("shared_fs")
@@ -26,7 +27,9 @@ class Peer:
     """A role other than mine, after the handshake.
 
     me                  my own process
-    incarnation_now     the incarnation that its hello names now, None if that cannot be read
+    began_anew          a role whose hello names another incarnation than it had when this
+                        generation began, None if there is none.  Any role counts, not this one
+                        alone: this one may itself be waiting for it in a handshake without me
     peer_timeout_s      seconds without any change of its status until it is lost, and seconds that
                         a peer which ended has to come back
     progress_timeout_s  seconds of heartbeats without any progress until it is lost
@@ -42,8 +45,7 @@ class Peer:
         reader: StatusReader,
         *,
         me: Process,
-        incarnation: str,
-        incarnation_now: Callable[[], str | None],
+        began_anew: Callable[[], str | None],
         peer_timeout_s: float,
         progress_timeout_s: float,
         may_return: bool = False,
@@ -51,7 +53,7 @@ class Peer:
     ) -> None:
         self.role, self.process = role, process
         self._storage, self._reader, self._me = storage, reader, me
-        self._incarnation, self._incarnation_now = incarnation, incarnation_now
+        self._began_anew = began_anew
         self._peer_timeout_s, self._progress_timeout_s = peer_timeout_s, progress_timeout_s
         self._may_return, self._stop_waiting = may_return, stop_waiting
         self.status: Status | None = None
@@ -121,12 +123,12 @@ class Peer:
         self._reader.close()
 
     def _check_process(self) -> bool:
-        """Whether its process has ended, looked up now and then; raises if it began anew."""
+        """Whether its process has ended, looked up now and then; raises if any role began anew."""
         if self._last_poll - self._last_check < PROCESS_CHECK_S:
             return False
         self._last_check = self._last_poll
-        if self._incarnation_now() not in (None, self._incarnation):
-            raise PeerRestarted(f"{self.role} began anew; go back to the last common checkpoint")
+        if role := self._began_anew():
+            raise PeerRestarted(f"{role} began anew; go back to the last common checkpoint")
         return self.process.has_exited(self._me)
 
     def _await_return(self, how: str, awaited: str, lost: type[PeerLost]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from .errors import InvalidMessage
 from .lineage import Checkpoint
+from .peer_text import parse_object
 from .process import Process
 from .storage import Storage
 
@@ -126,7 +127,9 @@ def read_hello(storage: Storage, role: str) -> Hello | None:
     try:
         checkpoints = tuple(Checkpoint(**held) for held in raw["checkpoints"])
         process = Process(**raw["process"])
-        hello = Hello(**{**raw, "process": process, "checkpoints": checkpoints})
+        # A newer protocol may say more; its number must be readable, to be named in the refusal.
+        known = {name: raw[name] for name in raw.keys() & Hello.__dataclass_fields__.keys()}
+        hello = Hello(**{**known, "process": process, "checkpoints": checkpoints})
     except (TypeError, KeyError):
         return None
     return hello if _is_sound(hello) and hello.role == role else None
@@ -192,6 +195,7 @@ def newest_generation(storage: Storage) -> Generation | None:
 def write_run(storage: Storage, generation: Generation, leader: Hello) -> None:
     """RUN.json: what this folder is, for people and monitors."""
     run = {"run": generation.run, "protocol": PROTOCOL, "agreement": leader.agreement}
+    run["versions"] = leader.versions
     run["roles"], run["channels"] = leader.agreement["roles"], leader.agreement["channels"]
     storage.create_once("RUN.json", _pretty(run))
 
@@ -212,10 +216,9 @@ def _pretty(value: Any) -> bytes:
 def _read(storage: Storage, name: str, limit: int) -> dict[str, Any]:
     """A JSON object from a file; empty if the file is absent, irregular, too long or damaged."""
     try:
-        raw = json.loads(storage.read_small(name, limit) or b"{}")
-    except (InvalidMessage, ValueError, RecursionError):
+        return parse_object(storage.read_small(name, limit) or b"{}")
+    except (InvalidMessage, ValueError):
         return {}
-    return raw if isinstance(raw, dict) else {}
 
 
 def _is_sound(hello: Hello) -> bool:
@@ -229,6 +232,7 @@ def _is_sound(hello: Hello) -> bool:
         and isinstance(hello.answers, dict)
         and isinstance(hello.agreement, dict)
         and isinstance(hello.home, str)
+        and isinstance(hello.versions, dict)
         and isinstance(hello.profile, str)
         and all(type(n) is int for c in hello.checkpoints for n in (c.generation, c.step))
         and all(isinstance(c.run, str) for c in hello.checkpoints)

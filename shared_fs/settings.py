@@ -19,6 +19,7 @@ class Settings:
     transport: str
     checksum: bool
     fsync: str
+    fs_profile: str
     nonfinite: str
     home: str
     held: Callable[[], Sequence[Checkpoint]]

@@ -50,11 +50,6 @@ class SlotSender:
     def sweep(self, consumed: int) -> None:
         """Nothing goes: slots are used again."""
 
-    def remove(self) -> None:
-        """Unlink all slots."""
-        for name in self._slots:
-            self._storage.remove(name)
-
     def close(self) -> None:
         """Unmap all slots."""
         for name in list(self._slots):

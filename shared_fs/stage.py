@@ -6,6 +6,7 @@ from typing import Any
 
 from .errors import ExchangeError
 from .locks import stage_lock
+from .peer_text import parse_object
 from .profile import Profile
 from .storage import Storage
 
@@ -19,10 +20,10 @@ def read_stage(storage: Storage) -> dict[str, Any]:
     """The stage as a dict with at least `version` and `roles`; a fresh one if absent or damaged."""
     fresh: dict[str, Any] = {"version": 0, "roles": {}}
     try:
-        raw = json.loads(storage.read_small(NAME, LIMIT) or b"{}")
-    except (ExchangeError, ValueError, RecursionError):
+        raw = parse_object(storage.read_small(NAME, LIMIT) or b"{}")
+    except (ExchangeError, ValueError):
         return fresh
-    if not isinstance(raw, dict) or type(raw.get("version")) is not int:
+    if type(raw.get("version")) is not int:
         return fresh
     return raw if isinstance(raw.get("roles"), dict) else fresh
 
@@ -33,6 +34,9 @@ def update_stage(storage: Storage, profile: Profile, role: str, **stage: Any) ->
     Read, change and write happen under the stage lock.  False, with a warning, if the lock was
     not free within a second or the disk refused: the run goes on without.
     """
+    if not storage.is_in_place():  # the lock, unlike all else, is found by its path
+        log.warning("%s: moved or replaced; stage.json stays as is", storage.root)
+        return False
     try:
         with stage_lock(storage, profile) as held:
             if held:

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .blocks import BLOCK_SIZE
-from .errors import ExchangeError, InvalidMessage
+from .errors import ExchangeError, InvalidMessage, StorageError
+from .peer_text import parse_object, printable
 from .storage import Storage
 
 log = logging.getLogger("shared_fs")
@@ -28,16 +29,9 @@ BEAT_S = 2.0
 # "over" is said only by a role that has seen every role done: nobody will need it any more.
 STATES = ("starting", "running", "done", "over", "stopping", "failed")
 MOST_HELD = 8  # checkpoints named in a block
-LONGEST_ERROR = 1000  # characters kept of an error text
 
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-# Kept, because building them costs more than a block does, and a block is written per message.
+# Kept, because building it costs more than a block does, and a block is written per message.
 _ENCODER = json.JSONEncoder(allow_nan=False)
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
 _HEADER = re.compile(rb"DNXSTAT1 crc32=([0-9a-f]{8}) (counter=([0-9]{16})\n)")
 
 
@@ -72,12 +66,6 @@ def block_name(role: str) -> str:
     return f"status/{role}.block"
 
 
-def printable(text: str) -> str:
-    """Text that a terminal and a JSON string take as it is: one line of printable ASCII."""
-    line = " ".join(text.split())
-    return "".join(c if " " <= c <= "~" else "?" for c in line)[:LONGEST_ERROR]
-
-
 def to_block(status: Status, counter: int) -> bytes:
     """The 4096 bytes of a status.
 
@@ -108,9 +96,9 @@ def from_block(block: bytes) -> tuple[int, Status] | None:
         return None
     try:
         # Stripped first: the decoder is slow at the kilobytes of padding.
-        text = block[header.end() :].decode("ascii").rstrip()
-        return int(header[3]), _checked(_DECODER.decode(text))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        text = block[header.end() :].rstrip()
+        return int(header[3]), _checked(parse_object(text))
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
@@ -172,16 +160,10 @@ class StatusWriter:
     ) -> None:
         """Rewrite the block with some fields changed; mappings are merged into what is there.
 
-        Raises ExchangeError if the heartbeat has stopped (the peers would give this role up),
-        RoleTaken if another process has taken the role over, StorageError if the block cannot be
-        written, ValueError if it no longer fits.
+        Raises ExchangeError if the heartbeat has stopped, RoleTaken if another process has taken
+        the role over, StorageError if the block cannot be written, ValueError if it no longer fits.
         """
-        if not self._thread.is_alive():
-            self._guard()  # being superseded is the better reason, if it is one
-            raise ExchangeError(
-                f"{self._storage.path(self._name)}: the heartbeat of this role has stopped "
-                f"({self._failure or 'closed'}); start it again"
-            )
+        self.check_heart()
         self._guard()
         with self._lock:
             now = self._status
@@ -193,6 +175,23 @@ class StatusWriter:
                 **changes,
             )
             self._write(self._fd, merged)
+
+    def check_heart(self) -> None:
+        """Raise what stopped the heartbeat, if it has stopped: the peers would give this role up.
+
+        Raises RoleTaken or StorageError if that is why, else ExchangeError.
+        """
+        if self._thread.is_alive():
+            return
+        self._guard()  # being superseded is the better reason, if it is one
+        failure = self._failure
+        text = (
+            f"{self._storage.path(self._name)}: the heartbeat of this role has stopped "
+            f"({failure or 'closed'}); start it again"
+        )
+        if isinstance(failure, StorageError):
+            raise StorageError(text, failure.errno)
+        raise ExchangeError(text)
 
     def begin_anew(self, incarnation: str) -> None:
         """Forget what was said so far: the same process starts again as another incarnation."""

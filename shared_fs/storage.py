@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,7 +9,7 @@ from typing import NamedTuple
 
 from .blocks import BlockStorage
 from .errors import InvalidMessage, StorageError
-from .open_file import READ, OpenFile, irregular
+from .open_file import READ, OpenFile, open_regular
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _REWRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -72,6 +71,11 @@ class Storage(BlockStorage):
         self.sync_folder(os.path.dirname(name))
         return created
 
+    def create_exclusive(self, name: str, data: bytes) -> bool:
+        """Put-if-absent by O_EXCL alone: True if this call created `name`, False if it existed."""
+        with self.explaining("create", name):
+            return self._create_exclusive(name, data)
+
     def read_small(self, name: str, limit: int) -> bytes | None:
         """The content of a small file, None if there is none.
 
@@ -96,31 +100,24 @@ class Storage(BlockStorage):
     def open_checked(self, name: str) -> OpenFile:
         """Open a file of a peer for reading: never through a link, never a pipe or a device.
 
-        Raises InvalidMessage if it is not a regular file, StorageError if it cannot be opened.
+        Raises InvalidMessage if it is not a regular file of a trusted user, StorageError if it
+        cannot be opened.
         """
-        try:
-            with self.explaining("open", name):
-                fd = self.open(name, READ)
-        except StorageError as error:
-            if error.errno == errno.ELOOP:
-                raise irregular(self.path(name), "a symbolic link") from error
-            raise
-        try:
-            with self.explaining("inspect", name):
-                info = self.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise irregular(self.path(name), f"mode {stat.filemode(info.st_mode)}")
-        except BaseException:
-            self.close(fd)
-            raise
+        with self.explaining("open", name):
+            fd, info = open_regular(self, name, READ)
         return OpenFile(self, fd, name, info.st_size)
 
     def make_folder(self, name: str) -> None:
-        """Create a folder of the layout if it is absent; a link in its place is refused."""
+        """Create a folder of the layout if it is absent; a link or a stranger's is refused."""
         with self.explaining("create the folder", name):
             with suppress(FileExistsError):
                 self.mkdir(name)
-            self.close(self.open(name, READ | os.O_DIRECTORY))
+            fd = self.open(name, READ | os.O_DIRECTORY)
+            try:
+                if self.fstat(fd).st_uid not in self.trusted_users:
+                    raise OSError(errno.EACCES, "it belongs to another user")
+            finally:
+                self.close(fd)
 
     def listing(self, name: str) -> list[str]:
         """The visible names in a folder; empty if the folder is absent."""
@@ -153,12 +150,12 @@ class Storage(BlockStorage):
             self.remove(os.path.join(folder, name))
 
     def remove_folder(self, name: str) -> bool:
-        """Remove a folder if it is empty; False if it is not."""
+        """Remove a folder if it is empty; False if it is not, or if something is mounted on it."""
         try:
             with self.explaining("remove the folder", name):
                 self.rmdir(name)
         except StorageError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.EBUSY):
                 return False
             raise
         return True
@@ -204,8 +201,8 @@ class Storage(BlockStorage):
         """A complete hidden file beside `name`, gone again afterwards whatever happens."""
         folder, base = os.path.split(name)
         part = os.path.join(folder, f".{base}.{uuid.uuid4().hex}.part")
-        fd = self._open_part(part, recycle)
         try:
+            fd = self._open_part(part, recycle)  # may fail and yet have made the part
             try:
                 for buffer in data:
                     self._write_all(fd, memoryview(buffer))
@@ -237,7 +234,11 @@ class Storage(BlockStorage):
     def _open_part(self, part: str, recycle: str | None) -> int:
         if recycle:
             self.replace(recycle, part)
-            return self.open(part, _REWRITE)
+            fd = self.open(part, _REWRITE)
+            if self.fstat(fd).st_nlink == 1:
+                return fd
+            self.close(fd)  # somebody keeps it under another name
+            self.unlink(part)
         return self.open(part, _CREATE)
 
     def _write_all(self, fd: int, data: memoryview) -> None:
@@ -252,7 +253,8 @@ class Storage(BlockStorage):
         except OSError as error:
             if error.errno not in _NO_LINK:
                 raise
-            return self._create_exclusive(part, name, data)
+            self.unlink(part)
+            return self._create_exclusive(name, data)
         self.unlink(part)
         return True
 
@@ -266,16 +268,30 @@ class Storage(BlockStorage):
         self.unlink(part)
         return won
 
-    def _create_exclusive(self, part: str, name: str, data: bytes) -> bool:
-        """Put-if-absent where hard links are refused; a reader may see it growing, hence parsed."""
-        self.unlink(part)
+    def _create_exclusive(self, name: str, data: bytes) -> bool:
+        """Put-if-absent without hard links; a reader may see it growing, hence parsed."""
         try:
             fd = self.open(name, _CREATE)
-        except FileExistsError:
-            return False
+        except OSError as error:
+            if self._exists_after(error, name):
+                return False
+            raise
         try:
             self._write_all(fd, memoryview(data))
             self.fsync(fd)
         finally:
             self.close(fd)
+        return True
+
+    def _exists_after(self, error: OSError, name: str) -> bool:
+        """Whether an exclusive creation failed because the name exists.
+
+        sshfs says EPERM for it where its client does not know the name yet.
+        """
+        if error.errno != errno.EPERM:
+            return error.errno == errno.EEXIST
+        try:
+            self.close(self.open(name, READ))
+        except OSError:
+            return False
         return True

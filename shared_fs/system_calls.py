@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .errors import StorageError
 
+SHORTEST_SLEEP_S = 50e-6
 _NEXT_ACTION = {
     errno.ENOSPC: "free space there and start again",
     errno.EDQUOT: "raise the quota or free space there and start again",
@@ -39,12 +40,29 @@ class SystemCalls:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(os.path.abspath(root))
         self._directory = _open_folder(self.root)
+        self._trusted_users = frozenset({0, os.geteuid(), os.fstat(self._directory).st_uid})
+
+    @property
+    def trusted_users(self) -> frozenset[int]:
+        """Whose files are read: mine, root's, and those of the folder's owner.
+
+        The last because a mount may show my own files, and the folder, as somebody else's.
+        """
+        return self._trusted_users
 
     def shut(self) -> None:
         """Let go of the folder; nothing works afterwards.  Idempotent."""
         if self._directory >= 0:
             os.close(self._directory)
             self._directory = -1
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the folder that is held, and not to another one."""
+        try:
+            there = os.lstat(self.root)
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self._directory))
 
     def path(self, name: str) -> Path:
         """Where `name` is, for messages to people."""
@@ -118,6 +136,9 @@ class SystemCalls:
         finally:
             self.close(fd)
 
+    def lstat(self, name: str) -> os.stat_result:
+        return os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+
     def statvfs(self) -> os.statvfs_result:
         return os.fstatvfs(self._directory)
 
@@ -125,7 +146,8 @@ class SystemCalls:
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+        # The kernel makes at least 100 us of the shortest sleep; let others run, and look again.
+        time.sleep(seconds if seconds > SHORTEST_SLEEP_S else 0)
 
 
 def _open_folder(root: Path) -> int:

@@ -38,16 +38,20 @@ def wait_for(
     """Poll `condition` until it returns something other than None, and return that.
 
     what             says in words what is awaited; called for the log and the error only
-    timeout_s        seconds; `math.inf` only where `condition` itself raises at a deadline
+    timeout_s        seconds; `math.inf` only where `condition` itself raises at a deadline; one gap
+                     between two looks, a pause of mine, counts for at most a third of it
     longest_sleep_s  the cap of a single sleep, seconds
 
     Raises WaitTimeout after `timeout_s`, and whatever `condition` raises.
     """
-    start = clock.monotonic()
-    next_log, pause = start + LOG_EVERY_S, FIRST_SLEEP_S
+    start = last = clock.monotonic()
+    next_log, pause, waited = start + LOG_EVERY_S, FIRST_SLEEP_S, 0.0
     while (value := condition()) is None:
         now = clock.monotonic()
-        if now - start >= timeout_s:
+        # A process that was stopped, or whose machine slept, must look again before it gives up.
+        waited += min(now - last, timeout_s / 3)
+        last = now
+        if waited >= timeout_s:
             raise WaitTimeout(f"waited {timeout_s:g} s for {what()}")
         if now >= next_log:
             log.info("waiting for %s", what())
@@ -55,8 +59,7 @@ def wait_for(
         if now - start < SPIN_S:
             clock.sleep(SPIN_STEP_S)
             continue
-        remaining = max(0.0, start + timeout_s - now)
-        clock.sleep(min(_jittered(pause, longest_sleep_s), remaining))
+        clock.sleep(min(_jittered(pause, longest_sleep_s), timeout_s - waited))
         pause = min(pause * GROWTH, longest_sleep_s)
     return value
 

@@ -77,16 +77,19 @@ ALLOWED = {
     "train": {"checkpoints", "methods", "metrics", "stopping", "shared_fs"},
     "bench": {"run", "shared_fs"},
     "machine": {"devices"},
-    "session": {"checkpoints", "cut", "data", "evaluate", "machine", "methods", "nets", "run",
-                "stopping", "supervised", "train", "shared_fs"},
-    "role_session": {"channel", "cut", "machine", "methods", "metrics", "nets", "run", "session",
-                     "stopping", "train", "shared_fs"},
+    "from_prototxt": {"caffe", "nets"},
+    "session": {"checkpoints", "cut", "data", "evaluate", "from_prototxt", "machine", "methods",
+                "run", "stopping", "supervised", "train", "shared_fs"},
+    "role_session": {"channel", "cut", "from_prototxt", "machine", "methods", "metrics", "run",
+                     "session", "stopping", "train", "shared_fs"},
     "pretraining": {"checkpoints", "machine", "methods", "nets", "run", "session", "supervised",
                     "train", "shared_fs"},
     "diversity": {"run"},
-    "reproduce": {"reproduce", "caffe", "cut", "losses", "nets", "optimizer"},
-    "cli": {"cli", "bench", "compare", "data", "diversity", "launcher", "machine", "methods",
-            "metrics", "panels", "plot", "pretraining", "role_session", "run", "session",
+    "reproduce": {"caffe", "channel", "cut", "data", "losses", "machine", "methods", "nets",
+                  "optimizer", "reproduce", "run", "session", "train", "shared_fs"},
+    "cli": {"cli", "bench", "compare", "data", "diversity", "from_prototxt", "launcher", "machine",
+            "methods", "metrics", "panels", "plot", "pretraining", "reproduce", "role_session",
+            "run", "session",
             "shared_fs", "stopping"},
     "__init__": set(), "__main__": {"cli"}, "bootstrap": set(),
 }
@@ -127,6 +130,7 @@ def test_legacy_caffe_stands_beside_dualnet():
 
 @pytest.mark.parametrize("module", ["dualnet.cli", "dualnet.compare", "dualnet.plot",
                                     "dualnet.run", "dualnet.data", "dualnet.nets",
+                                    "dualnet.reproduce.targets", "dualnet.reproduce.report",
                                     "dualnet.methods.dual.settings", "shared_fs"])
 def test_importing_does_not_pull_in_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -82,6 +82,8 @@ def test_files_written_again_by_python_3_load(official, protocol, order):
     np.testing.assert_array_equal(dataset.test_images.reshape(20, 3072), rows)
 
 
+@pytest.mark.security(1, "a pickle that would run a command")
+@pytest.mark.security(9, "a pickle that would run a command")
 def test_a_malicious_pickle_is_named_and_runs_nothing(official, tmp_path):
     trace = tmp_path / "trace"
 
@@ -101,6 +103,7 @@ def test_a_malicious_pickle_is_named_and_runs_nothing(official, tmp_path):
     "source",
     ["cbuiltins\neval\n", "cnumpy\nload\n", "cnumpy.core.multiarray\nscalar\n", "cos\nenviron\n"],
 )
+@pytest.mark.security(9, "pickles that ask for other names")
 def test_every_other_global_is_refused(official, source):
     module, name = source[1:].split()
     content = b"\x80\x02" + source.encode() + b"."
@@ -184,6 +187,7 @@ def test_random_damage_never_ends_in_another_exception(official):
     assert num_refused > 100
 
 
+@pytest.mark.security(9, "a changed byte in a batch")
 def test_verify_knows_an_official_file_from_another(official, monkeypatch):
     (official / "cifar-10-batches-py" / "data_batch_2").write_bytes(b"abc")
     (official / "cifar-10-batches-py" / "test_batch").unlink()

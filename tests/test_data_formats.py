@@ -121,6 +121,7 @@ def test_a_damaged_idx_file_is_refused_in_a_sentence(tmp_path, damage):
     assert said in message and str(path) in message
 
 
+@pytest.mark.security(10, "a gzip bomb")
 def test_a_broken_gzip_file_and_a_bomb_are_refused(tmp_path):
     path = write_mnist(tmp_path / RAW) / f"{IMAGES}.gz"
     whole = path.read_bytes()

@@ -98,6 +98,7 @@ def test_a_slow_server_may_take_longer_than_the_timeout(server, tmp_path):
     assert time.monotonic() - began > 0.6 and len(server.requests) == 2
 
 
+@pytest.mark.security(11, "a server that sends another file")
 def test_a_wrong_file_is_named_by_both_checksums_and_removed(server, tmp_path):
     server.files[TRAIN] = b"<html>moved</html>"
     said = refusal("svhn", tmp_path, server)
@@ -105,6 +106,7 @@ def test_a_wrong_file_is_named_by_both_checksums_and_removed(server, tmp_path):
     assert names(tmp_path) == []
 
 
+@pytest.mark.security(11, "a server that never ends a file")
 def test_an_endless_file_is_cut_off(server, tmp_path):
     server.files[TRAIN] = LARGE * 60    # 18 MB: more than the sockets hold
     assert "more than twice the 300000 bytes" in refusal("svhn", tmp_path, server)

@@ -71,6 +71,7 @@ def serve_cifar10(monkeypatch, packed):
     return FileServer({ARCHIVE: packed})
 
 
+@pytest.mark.security(10, "an archive with members nobody asked for")
 def test_an_archive_gives_the_expected_files_and_no_other(monkeypatch, tmp_path):
     others = {"cifar-10-batches-py/readme.html": b"hello", "../evil": b"x", "/tmp/evil": b"x"}
     folder = tmp_path / "data"
@@ -101,6 +102,7 @@ BAD_ARCHIVES = {
 
 
 @pytest.mark.parametrize("damage", BAD_ARCHIVES)
+@pytest.mark.security(10, "archives with a link, without a member, cut short")
 def test_a_bad_archive_leaves_no_folder(monkeypatch, tmp_path, damage):
     packed, said = BAD_ARCHIVES[damage]
     with serve_cifar10(monkeypatch, packed) as server:

@@ -15,6 +15,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 @pytest.mark.parametrize("script", ["run_two_gpu.sh", "tests/run", ".ci/run"])
+@pytest.mark.security(13, "the scripts are read")
 def test_scripts_are_executable_and_strict(script):
     path = ROOT / script
     assert path.stat().st_mode & 0o111
@@ -22,6 +23,7 @@ def test_scripts_are_executable_and_strict(script):
     assert subprocess.run(["bash", "-n", path], timeout=10).returncode == 0
 
 
+@pytest.mark.security(18, "both lists are read")
 def test_requirements_and_packaging_name_the_same_packages_and_bounds():
     lines = (ROOT / "requirements.txt").read_text().split()
     pinned = dict(re.split("==|>=", line) for line in lines)
@@ -51,6 +53,7 @@ def test_an_interpreter_that_lacks_a_package_is_told_apart(tmp_path):
     assert found.returncode == 1
 
 
+@pytest.mark.security(13, "the scripts are read")
 def test_the_shell_scripts_quote_what_they_expand():
     for script in ("run_two_gpu.sh", "tests/run", ".ci/run"):
         code = re.sub(r"<<'TEXT'.*?^TEXT$", "", (ROOT / script).read_text(), flags=re.S | re.M)

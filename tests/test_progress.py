@@ -40,3 +40,17 @@ def test_test_scores_are_shown_as_they_come_and_quiet_shows_nothing(capsys):
         "step 50: test accuracy 50.00 % through conv3', 25.00 % through conv3\n")
     Progress(100, ("net2",), quiet=True).show("net2", score)
     assert capsys.readouterr().err == ""
+
+
+def test_a_roll_back_is_told_once_and_forgets_what_it_has_undone(capsys):
+    progress = Progress(100, ("net1", "net2"), run="runs/some")
+    progress.show("net1", line(30, 3.0))
+    for role in ("net1", "net2"):
+        progress.show(role, {"step": 20, "split": "resume", "generation": 2, "base": 1})
+    assert capsys.readouterr().err == "resuming runs/some from iteration 20\n"
+    progress.show("net2", line(30, 2.0))
+    assert capsys.readouterr().err == ""        # net1 has not reached iteration 30 again
+    progress.show("net1", line(30, 3.0))
+    assert capsys.readouterr().err.startswith("step 30/100  loss1 3  loss2 2")
+    progress.show("net1", {"step": 0, "split": "resume", "generation": 3, "base": 0})
+    assert capsys.readouterr().err == "resuming runs/some from iteration 0\n"

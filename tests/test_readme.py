@@ -24,9 +24,12 @@ def leaves(parser, words=()):
 
 
 COMMANDS = dict(leaves(build_parser()))
+NAMES = "|".join(sorted({words[0] for words in COMMANDS}))
+# A line of output may begin with the name of the program, too, but not with a command of it.
 LINES = sorted(set(re.findall(
-    r"^(?:\$ )?dualnet [a-z].*|^(?:\$ )?\./run_two_gpu\.sh .*|`dualnet [^`]+`",
+    rf"^\$ dualnet .*|^dualnet (?:{NAMES})\b.*|^(?:\$ )?\./run_two_gpu\.sh .*|`dualnet [^`]+`",
     README.replace("\\\n", " "), re.M)))
+OF_THE_TESTS = {"--fault-table"}
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -46,7 +49,7 @@ def test_every_flag_of_the_readme_exists():
     known = {flag for parser in COMMANDS.values() for action in parser._actions
              for flag in action.option_strings}
     for flag in set(re.findall(r"(?<![-\w])--[a-z][a-z0-9-]+", README)):
-        assert flag in known | {"--help"}, flag
+        assert flag in known | OF_THE_TESTS | {"--help"}, flag
 
 
 def test_the_exit_codes_of_the_readme_are_those_of_the_program():

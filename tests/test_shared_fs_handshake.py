@@ -60,6 +60,7 @@ def test_three_roles_agree(tmp_path):
     ],
     ids=["value", "nested and absent", "window", "channels"],
 )
+@pytest.mark.fault(27, "two real roles with other settings")
 def test_a_disagreement_is_raised_on_both_sides_with_the_key_and_both_values(
     tmp_path, first, second, named
 ):
@@ -109,6 +110,7 @@ def join_with_protocol(say, folder, role, protocol):
     return join(say, folder, role, {})
 
 
+@pytest.mark.fault(26, "one role runs with another protocol number")
 def test_another_protocol_version_is_refused_on_both_sides(tmp_path):
     roles = [Role(join, tmp_path, "net1", {}), Role(join_with_protocol, tmp_path, "net2", 7)]
     for role in roles:
@@ -132,12 +134,14 @@ def test_the_hello_a_dead_process_left_is_not_judged(tmp_path):
 
 
 @pytest.mark.parametrize("role", ["net1", "net2"])
+@pytest.mark.fault(16, "one role is started alone")
 def test_a_role_that_does_not_join_is_named_with_the_folder(tmp_path, role):
     missing = {"net1": "net2", "net2": "net1"}[role]
     with pytest.raises(WaitTimeout, match=f"waited 0.2 s for {missing} to join {tmp_path}"):
         Exchange(tmp_path, role, channels=PAIR, handshake_timeout_s=0.2).open()
 
 
+@pytest.mark.fault(24, "a finished run in the folder")
 def test_the_folder_of_an_earlier_run_is_refused(tmp_path):
     roles = join_all(tmp_path, net1={}, net2={})
     assert [role.hear() for role in roles.values()] == ["open", "open"]
@@ -147,6 +151,7 @@ def test_the_folder_of_an_earlier_run_is_refused(tmp_path):
             Exchange(tmp_path, role, channels=PAIR).open()
 
 
+@pytest.mark.fault(19, "the same role is started twice")
 def test_a_second_process_of_a_role_is_refused_and_the_first_unharmed(tmp_path):
     with Role(join, tmp_path, "net1", {}) as first:
         deadline = time.monotonic() + 20
@@ -162,6 +167,7 @@ def test_a_second_process_of_a_role_is_refused_and_the_first_unharmed(tmp_path):
 
 
 @pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b'{"role": "net2"}', b"[" * 60000])
+@pytest.mark.security(2, "garbage and 60,000 brackets as a hello")
 def test_a_damaged_hello_counts_as_absent(tmp_path, garbage):
     (tmp_path / "hello").mkdir()
     (tmp_path / "hello" / "net2.json").write_bytes(garbage)

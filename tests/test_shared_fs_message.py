@@ -83,6 +83,7 @@ def test_the_trailer_is_laid_out_as_the_readme_says():
 
 
 @pytest.mark.parametrize("dtype", [object, "V8", "S4", "U4", "M8[s]", [("a", "f4")]])
+@pytest.mark.security(1, "object, void, text and time arrays are sent")
 def test_only_numbers_are_sent(dtype):
     with pytest.raises(TypeError, match="pool2: cannot send dtype"):
         encode(np.zeros(2, dtype), IDENTITY)
@@ -98,6 +99,7 @@ def test_only_numbers_are_sent(dtype):
         {"incarnation": "cd" * 16},
     ],
 )
+@pytest.mark.fault(50, "each field of the identity changed")
 def test_a_message_of_any_other_identity_is_refused_and_both_are_named(change):
     array = np.zeros(3)
     (value,) = change.values()
@@ -105,6 +107,7 @@ def test_a_message_of_any_other_identity_is_refused_and_both_are_named(change):
         decode(MemorySource(joined(array, replace(IDENTITY, **change))), array, IDENTITY)
 
 
+@pytest.mark.fault(45, "each bit of a message flipped")
 def test_every_single_flipped_bit_is_noticed():
     array = np.arange(8, dtype=np.float32)
     data = joined(array)
@@ -121,6 +124,7 @@ def test_every_single_flipped_bit_is_noticed():
         np.testing.assert_array_equal(out, array)
 
 
+@pytest.mark.fault(44, "a message cut at each byte")
 def test_every_truncation_and_every_extra_byte_is_refused():
     array = np.arange(8, dtype=np.float32)
     data = joined(array)
@@ -166,6 +170,10 @@ def fields(descr="'<f4'", fortran="False", shape="(8,)"):
     ],
     ids=lambda data: repr(bytes(data[10:60])),
 )
+@pytest.mark.fault(46, "crafted pickle, zip and object headers")
+@pytest.mark.fault(47, "crafted headers, memory traced")
+@pytest.mark.fault(48, "crafted byte order, memory order, dtype")
+@pytest.mark.security(3, "crafted headers, memory traced")
 def test_a_crafted_header_is_refused_and_allocates_nothing(data):
     out = np.zeros(8, np.float32)
     decode(MemorySource(joined(out)), out, IDENTITY)  # fills the caches

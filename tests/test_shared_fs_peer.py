@@ -44,15 +44,14 @@ def script():
 
 
 def watch(clock, script, process, **options):
-    """A view of net2, which is `process` and whose hello has not changed."""
-    options = {"incarnation_now": lambda: RUNNING.incarnation, **options}
+    """A view of net2, which is `process`; no role has begun anew."""
+    options = {"began_anew": lambda: None, **options}
     return Peer(
         clock,
         "net2",
         process,
         script,
         me=this_process(),
-        incarnation=RUNNING.incarnation,
         peer_timeout_s=120,
         progress_timeout_s=600,
         **options,
@@ -88,6 +87,7 @@ def test_silence_of_peer_timeout_is_a_lost_peer_and_less_is_not(peer, clock, scr
         live(peer, clock, script, 2)
 
 
+@pytest.mark.fault(17, "beats without progress, clock by hand")
 def test_beats_without_progress_are_a_lost_peer_after_progress_timeout(peer, clock, script):
     beat = live(peer, clock, script, 599, RUNNING)
     with pytest.raises(PeerLost, match="heartbeats only for 600 s"):
@@ -100,6 +100,7 @@ def test_any_progress_starts_the_time_anew(peer, clock, script, change):
     live(peer, clock, script, 500, replace(RUNNING, beat=999, **change))
 
 
+@pytest.mark.fault(55, "the clock of a peer's view jumps by a day")
 def test_my_own_pause_is_not_held_against_the_peer(peer, clock, script):
     live(peer, clock, script, 10, RUNNING)
     clock.now += 86400.0  # stopped for a day, or a suspended machine
@@ -107,6 +108,7 @@ def test_my_own_pause_is_not_held_against_the_peer(peer, clock, script):
     peer.judge("x 7")
 
 
+@pytest.mark.security(14, "escape sequences as host and error")
 def test_an_error_of_the_peer_is_told_without_control_characters(peer, clock, script):
     script.news = replace(RUNNING, state="failed", error="out of\x1b[2J memory")
     peer.poll()
@@ -173,16 +175,11 @@ def test_a_role_that_was_told_to_stop_does_not_wait_for_a_peer_that_is_gone(
         live(peer, clock, script, 1)
 
 
-@pytest.mark.parametrize("now", ["cd" * 16, None])
-def test_another_incarnation_in_the_hello_of_a_peer_is_a_restart_and_no_hello_is_none(
-    clock, script, elsewhere, now
-):
-    peer = watch(clock, script, elsewhere, incarnation_now=lambda: now)
+@pytest.mark.parametrize("role", ["net2", "net1"])
+def test_that_any_role_began_anew_ends_the_wait(clock, script, elsewhere, role):
+    peer = watch(clock, script, elsewhere, began_anew=lambda: role)
     script.news = RUNNING
-    if now is None:
-        live(peer, clock, script, 2)
-        return
-    with pytest.raises(PeerRestarted, match="net2 began anew"):
+    with pytest.raises(PeerRestarted, match=f"{role} began anew"):
         live(peer, clock, script, 2)
 
 

@@ -94,6 +94,7 @@ def test_a_process_that_ended_is_seen_to_be_gone_even_as_a_zombie():
     assert identity.has_exited(me)
 
 
+@pytest.mark.fault(23, "my pid with another start time")
 def test_a_reused_pid_is_another_process():
     me = this_process()
     assert replace(me, start_token="1").has_exited(me)

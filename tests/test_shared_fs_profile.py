@@ -42,4 +42,4 @@ def test_only_kinds_that_are_known_to_be_coherent_are_local(tmp_path):
     assert detect("/proc") is NETWORK
     assert detect(tmp_path) is (LOCAL if kind_of(tmp_path) in LOCAL_KINDS else NETWORK)
     assert not LOCAL_KINDS & {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse", "unknown"}
-    assert LOCAL.longest_sleep_s == 0.005
+    assert LOCAL.longest_sleep_s == 0.001

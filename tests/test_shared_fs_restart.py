@@ -207,6 +207,7 @@ def test_a_run_that_is_over_is_told_to_a_role_that_comes_back(tmp_path):
         assert result(Role(train, folder, name)) == "over"
 
 
+@pytest.mark.fault(24, "a run of another home in the folder")
 def test_a_folder_of_another_home_or_of_other_settings_is_refused(tmp_path):
     folder = tmp_path / "exchange"
     roles = [Role(train, folder, name) for name in ("net1", "net2")]
@@ -254,6 +255,8 @@ def die(say, folder):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.fault(25, "a killed role, and parts of both roles in the folder")
+@pytest.mark.security(16, "hidden files of another role beside mine")
 def test_leftovers_of_a_dead_process_are_removed_by_its_successor_and_nothing_else(tmp_path):
     folder = tmp_path / "exchange"
     with Role(die, folder), pytest.raises(PeerLost):

@@ -73,6 +73,8 @@ def change(position):
     ],
     ids=["cut", "header", "magic", "identity"],
 )
+@pytest.mark.fault(44, "a mapped slot cut short")
+@pytest.mark.fault(50, "a byte of the identity in a mapped slot changed")
 def test_a_slot_that_something_else_changed_is_refused(tmp_path, spoil, expected):
     with Role(start, tmp_path, send_range, 0, 1) as sender:
         mine = joined(tmp_path, sender)
@@ -83,6 +85,8 @@ def test_a_slot_that_something_else_changed_is_refused(tmp_path, spoil, expected
         mine.close(RuntimeError("end of the test"))
 
 
+@pytest.mark.fault(44, "a mapped slot is cut while the receiver holds it")
+@pytest.mark.security(5, "a mapped file is cut: its size is checked before each copy")
 def test_a_slot_that_is_cut_after_it_was_mapped_is_not_touched(tmp_path):
     with Role(start, tmp_path, send_range, 0, 3) as sender:
         mine = exchange(tmp_path, "net2", transport="mapped").open()
@@ -103,6 +107,7 @@ def send_with_checksum(say, folder, checksum):
 
 
 @pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.fault(45, "a bit flipped in a mapped slot")
 def test_a_flipped_payload_bit_is_found_only_with_the_checksum(tmp_path, checksum):
     with Role(send_with_checksum, tmp_path, checksum) as sender:
         mine = joined(tmp_path, sender)
@@ -116,7 +121,7 @@ def test_a_flipped_payload_bit_is_found_only_with_the_checksum(tmp_path, checksu
         mine.close(RuntimeError("end of the test"))
 
 def join(say, folder, role, profiles, transport):
-    membership.detect = lambda path: profiles[role]
+    membership.detect = lambda path, name: profiles[role]
     with exchange(folder, role, transport=transport) as mine:
         out = np.empty(5)
         mine.send("x", 0, ARRAY) if role == "net1" else mine.recv("x", 0, out)

@@ -56,6 +56,7 @@ def test_a_reader_gets_each_update_once(storage, writer, direct):
     reader.close()
 
 
+@pytest.mark.fault(53, "two blocks spliced at each byte")
 def test_torn_blocks_are_no_news(storage, writer, tmp_path):
     old = to_block(Status(INCARNATION, step=1), 50)
     new = to_block(Status(INCARNATION, step=2, error="e" * 900, info={"x": "y" * 900}), 51)
@@ -64,6 +65,7 @@ def test_torn_blocks_are_no_news(storage, writer, tmp_path):
         assert torn in (old, new) or from_block(torn) is None
 
 
+@pytest.mark.fault(53, "garbage written over the block")
 def test_garbage_is_no_news_and_the_next_good_block_is_read(storage, writer, tmp_path):
     reader = reader_of(storage)
     reader.poll()
@@ -113,6 +115,7 @@ def test_the_signing_of_this_test_is_right():
         GOOD.replace(b'"beat": 0, ', b""),
     ],
 )
+@pytest.mark.security(2, "signed blocks with NaN, nesting, wrong kinds")
 def test_a_sound_block_with_unsound_content_is_no_news(text):
     parsed = from_block(signed(text))
     # A field that is absent takes its default: an older writer.
@@ -165,6 +168,7 @@ def test_the_heart_beats_without_updates(storage, monkeypatch):
     assert last.state == "done"
 
 
+@pytest.mark.fault(18, "pwrite raises in the thread")
 def test_after_the_heart_stopped_the_next_update_says_why(tmp_path, monkeypatch):
     class Failing(Storage):
         broken = False
@@ -192,6 +196,7 @@ def test_too_much_info_is_refused_and_the_block_stays(storage, writer):
     assert reader_of(storage).poll().info == {}
 
 
+@pytest.mark.security(14, "5000 characters of control codes as an error")
 def test_a_long_and_dirty_error_always_fits(storage):
     writer = StatusWriter(storage, "net1", INCARNATION, fsync=False)
     generator = random.Random(0)

@@ -42,6 +42,7 @@ class StumblingStorage(Storage):
         super().link(source, target)
 
 
+@pytest.mark.fault(37, "Storage.write writes 3 bytes at a time")
 def test_short_writes_are_continued(tmp_path):
     storage = StumblingStorage(tmp_path)
     storage.longest_write = 3
@@ -51,6 +52,7 @@ def test_short_writes_are_continued(tmp_path):
 
 @pytest.mark.parametrize("call", ["write", "fsync", "close", "replace"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.fault(32, "Storage.fsync or close raises ENOSPC or EIO")
 def test_a_failed_publish_leaves_the_old_file_and_nothing_else(tmp_path, call, number):
     storage = StumblingStorage(tmp_path)
     storage.publish("a", [b"old"], fsync=False)
@@ -69,6 +71,7 @@ def publish_for_ever(say, folder):
         storage.publish("message", [bytes([i % 256]) * 3_000_000], fsync=False)
 
 
+@pytest.mark.fault(1, "SIGKILL of a process that publishes without end")
 def test_a_killed_writer_never_leaves_a_visible_part(tmp_path):
     for _ in range(5):
         with Role(publish_for_ever, tmp_path) as writer:
@@ -115,6 +118,7 @@ def test_a_link_that_was_retransmitted_still_counts_as_won(tmp_path):
     assert Retransmitting(tmp_path).create_once("record", b"x")
 
 
+@pytest.mark.security(6, "umask 0")
 def test_files_and_folders_are_private_whatever_the_umask(tmp_path):
     old = os.umask(0)
     try:
@@ -130,6 +134,8 @@ def test_files_and_folders_are_private_whatever_the_umask(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["symlink", "fifo", "folder", "device"])
+@pytest.mark.fault(51, "symlink, mkfifo, mkdir, mknod")
+@pytest.mark.security(4, "symlink, mkfifo, mkdir, mknod")
 def test_only_a_regular_file_is_read_and_a_pipe_does_not_hang(tmp_path, kind):
     target = tmp_path / "a"
     if kind == "symlink":
@@ -147,6 +153,7 @@ def test_only_a_regular_file_is_read_and_a_pipe_does_not_hang(tmp_path, kind):
         Storage(tmp_path).open_checked("a")
 
 
+@pytest.mark.security(17, "a file one byte too long")
 def test_a_small_file_is_read_up_to_its_limit(tmp_path):
     storage = Storage(tmp_path)
     assert storage.read_small("a", 3) is None
@@ -169,6 +176,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
         Storage(tmp_path / "exchange")
 
 
+@pytest.mark.security(6, "chmod 777")
 def test_a_folder_that_everybody_can_write_is_refused_unless_sticky(tmp_path):
     tmp_path.chmod(0o777)
     with pytest.raises(StorageError, match="writable by everybody"):
@@ -197,6 +205,7 @@ def test_a_folder_that_is_not_writable_is_refused():
     assert "/usr: the exchange folder is not writable for user 65534" in finished.stderr
 
 
+@pytest.mark.fault(52, "rename and symlink between two writes")
 def test_a_folder_replaced_by_a_link_does_not_redirect_writes(tmp_path):
     root, elsewhere = tmp_path / "exchange", tmp_path / "elsewhere"
     elsewhere.mkdir()

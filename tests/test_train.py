@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from dualnet.checkpoints import Spent
 from dualnet.config import TrainConfig
-from dualnet.errors import Diverged
+from dualnet.errors import Diverged, Stopped
 from dualnet.metrics import MetricsFile
+from dualnet.stopping import StopRequest
 from dualnet.train import Clock, train
 
 
@@ -19,7 +21,6 @@ class Counting:
         self.batches = SimpleNamespace(epoch=lambda done: done / 4)
 
     def steps(self, start=0):
-        self.step = start - 1
         for step in range(start, len(self.losses)):
             self.step = step
             yield {"step": step, "epoch": (step + 1) / 4, "lr": 0.1, "loss": self.losses[step],
@@ -63,3 +64,108 @@ def test_a_loss_that_is_not_finite_ends_training_after_its_line(tmp_path):
     last = json.loads(path.read_text().splitlines()[-1])
     assert last["step"] == 2 and last["loss"] is None
     assert method.tests == []
+
+
+# -- checkpoints and stopping ----------------------------------------------------------------------
+
+class Journal(Counting):
+    """A method that notes what happens to it, in order."""
+
+    def __init__(self, count):
+        super().__init__([1.0] * count)
+        self.events = []
+
+    def steps(self, start=0):
+        for record in super().steps(start):
+            self.events.append(f"update {self.step + 1}")
+            yield record
+
+    def evaluate(self):
+        self.events.append(f"test {self.step + 1}")
+        return {"accuracy": 0.5, "loss": 1.0}
+
+
+class JournalFile(MetricsFile):
+    def __init__(self, path, events):
+        super().__init__(path)
+        self.events = events
+
+    def write(self, record):
+        self.events.append(f"{record['split']} line {record['step']}")
+        super().write(record)
+
+
+def go(method, path, *, start=0, base=0, stop_at=None, **settings):
+    """What happened, in order; a stop is asked for during the update or test `stop_at`."""
+    stop = StopRequest()
+
+    def save(done):
+        if f"save {done}" not in method.events:
+            method.events.append(f"save {done}")
+        return done
+
+    settings = TrainConfig(**{"iterations": len(method.losses), "log_every": 2, **settings})
+    metrics = JournalFile(path, method.events)
+    lines = train(method, settings, metrics, Clock(done=start), generation=1 + base,
+                  base=base, save=save, stop=stop)
+    class Watching(list):
+        def append(self, event):
+            super().append(event)
+            if event == stop_at:
+                stop.take(15, None)
+
+    method.events = Watching(method.events)
+    method.step = start - 1     # as a method that took over a checkpoint
+    metrics.events = method.events
+    list(lines)
+    return method.events
+
+
+def test_after_an_update_come_its_line_the_checkpoint_and_the_test(tmp_path):
+    events = go(Journal(4), tmp_path / "m", checkpoint_every=2, eval_every=2)
+    assert events == [
+        "update 1", "update 2", "train line 2", "save 2", "test 2", "test line 2",
+        "update 3", "update 4", "train line 4", "save 4", "test 4", "test line 4"]
+
+
+def test_without_an_interval_there_is_a_checkpoint_at_the_end_only(tmp_path):
+    events = go(Journal(5), tmp_path / "m", checkpoint_every=0)
+    assert [event for event in events if event.startswith("save")] == ["save 5"]
+
+
+@pytest.mark.parametrize(("stop_at", "after"), [
+    ("update 3", ["save 3"]), ("update 4", ["train line 4", "save 4"]),
+    ("test 4", ["test line 4"]), ("update 6", ["train line 6", "save 6"])])
+def test_a_stop_saves_the_iteration_and_ends_before_the_test(tmp_path, stop_at, after):
+    method = Journal(6)
+    with pytest.raises(Stopped) as raised:
+        go(method, tmp_path / "m", stop_at=stop_at, checkpoint_every=4, eval_every=4)
+    assert raised.value.code == 143
+    assert str(raised.value) == ("stopped by SIGTERM; run the same command again to resume from "
+                                 f"iteration {stop_at.split()[1]}")
+    assert method.events[method.events.index(stop_at) + 1:] == after
+
+
+def test_a_start_from_a_checkpoint_makes_its_test_again(tmp_path):
+    # killed during the test of iteration 4, or after it: the line of that test may be there or not
+    events = go(Journal(6), tmp_path / "m", start=4, base=1, checkpoint_every=2, eval_every=4)
+    assert events == ["resume line 4", "test 4", "test line 4", "update 5", "update 6",
+                      "train line 6", "save 6", "test 6", "test line 6"]
+
+
+@pytest.mark.fault(11, "a start from the checkpoint of the last iteration")
+def test_a_start_from_the_last_iteration_tests_and_trains_no_further(tmp_path):
+    events = go(Journal(6), tmp_path / "m", start=6, base=1, checkpoint_every=2)
+    assert events == ["resume line 6", "test 6", "test line 6"]
+
+
+def test_the_clock_goes_on_from_what_the_checkpoint_had_spent():
+    class Channel:
+        wait_s, bytes_sent = 5.0, 70
+
+    clock = Clock(Channel(), Spent(wall_s=100.0, wait_s=50.0, bytes_sent=1000), done=3)
+    Channel.wait_s, Channel.bytes_sent = 6.0, 80
+    spent = clock.spent()
+    # 1 s and 10 bytes since the start here, on top of what was before
+    assert (spent.wait_s, spent.bytes_sent, clock.done) == (51.0, 1010, 3)
+    assert 100 <= spent.wall_s < 110 and clock.wait_share() == pytest.approx(0.51, abs=0.06)

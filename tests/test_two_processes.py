@@ -242,7 +242,7 @@ def test_roles_that_disagree_both_say_so(tmp_path):
         _, err = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 78
         assert "lr: net" in err and "0.01" in err and "0.02" in err
-    assert not (tmp_path / "runs").exists()
+    assert not any(tmp_path.glob("runs/*"))
 
 
 def test_a_second_net1_is_refused_and_the_first_goes_on(tmp_path):

@@ -3,6 +3,9 @@
 Arguments have the names of the prototxt fields.  Checked against arrays that BVLC Caffe 1.0 wrote
 (`tests/golden/caffe`; `results/caffe_fidelity.md` has the differences).  Bad arguments raise
 ValueError.
+
+Prototxt files come in through `definition.read_net`, `net.CaffeNet` and `solver_file.read_solver`,
+which raise PrototxtError with the line.
 """
 
 from dualnet.caffe.fillers import ZERO, Filler, constant, filler, gaussian, xavier

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dualnet import __version__
 from dualnet.cli import (
     bench,
+    clean,
     compare,
     data,
     doctor,
     evaluate,
     plot,
+    reproduce,
     role,
     status,
     train,
@@ -45,7 +47,8 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"dualnet {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True,
                                      parser_class=Parser)
-    for command in (train, role, status, compare, plot, evaluate, data, doctor, bench):
+    for command in (train, role, status, clean, compare, plot, evaluate, data, doctor, bench,
+                    reproduce):
         command.add(commands)
     return parser
 

@@ -9,10 +9,11 @@ EXIT_CODES = """\
   65   a data set or a message that is missing or damaged
   69   the role is taken by another process
   74   the disk: full, read-only, not writable
-  75   the other role is lost, failed or did not start, or SIGUSR1: run the same command again
+  75   the other role is lost, failed or did not start; or a role was killed, or told to stop
+       by SIGUSR1: the same command resumes
   76   the training diverged
   78   the two sides disagree, or the folder or a checkpoint belongs to another run
-  130  Ctrl-C; 143: SIGTERM; the same command resumes"""
+  130  Ctrl-C; 143: SIGTERM"""
 
 
 def explain(error: BaseException) -> tuple[int, str]:

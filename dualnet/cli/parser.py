@@ -74,6 +74,10 @@ def settings_of(arguments: argparse.Namespace, config: type[Config], method: str
         values |= _read(arguments.config, method)
     values |= {key: value for key, value in vars(arguments).items()
                if key in known}
+    if values.get("prototxt") or values.get("solver_prototxt"):
+        from dualnet.from_prototxt import settings_from
+
+        values = settings_from(values, method)
     return from_dict(config, values, str(arguments.config))
 
 

@@ -65,7 +65,7 @@ def print_hint(run: "Run", roles: tuple[str, ...]) -> None:
 
 def describe(role: "Observation") -> str:
     """One role in one line."""
-    who = f" (pid {role.hello.process.pid} on {role.hello.process.host})" if role.hello else ""
+    who = f" ({role.who})" if role.who else ""
     text = f"{role.role}{who} {WORDS[role.state]}"
     if role.state == "failed":
         text += f": {role.error}"

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,15 @@ def resolve_data(settings: Any) -> Any:
     return settings.replace(data=name)
 
 
+def tell_notes(settings: TrainConfig) -> None:
+    """Say what Caffe's files ask for and dualnet does in another way."""
+    if settings.solver_prototxt:
+        from dualnet.from_prototxt import notes
+
+        for note in notes(settings):
+            print(note, file=sys.stderr)
+
+
 def run_of(arguments: argparse.Namespace, method: str, settings: TrainConfig) -> "Run":
     """The run folder that the flags or the settings name."""
     from dualnet.run import Run
@@ -76,6 +86,8 @@ def train_single(arguments: argparse.Namespace) -> int:
     """The command `train single`."""
     settings = resolve_data(settings_of(arguments, TrainConfig, "single"))
     run = run_of(arguments, "single", settings)
+    if not arguments.quiet:
+        tell_notes(settings)
     run_single(settings, run, overwrite=arguments.overwrite, quiet=arguments.quiet)
     report(run)
     return 0
@@ -99,6 +111,8 @@ def train_dual(arguments: argparse.Namespace) -> int:
     """The command `train dual`: trains, says how it went, draws the curves."""
     settings = resolve_data(settings_of(arguments, DualConfig, "dual").resolved())
     run = run_of(arguments, "dual", settings)
+    if not arguments.quiet:
+        tell_notes(settings)
     failure = run_dual(settings, run, arguments.exchange_dir or run.exchange,
                        overwrite=arguments.overwrite, quiet=arguments.quiet)
     if failure is not None:
@@ -130,7 +144,7 @@ def run_dual(settings: DualConfig, run: "Run", exchange_dir: Path, *, overwrite:
     with noted() as stop, Launcher(run, {role: [role, *words] for role in ROLES}) as launcher:
         devices = ""
         while launcher.wait(POLL_S) and launcher.failure() is None and not stop.is_asked:
-            if not devices and (devices := devices_of(run)):
+            if not devices and (devices := devices_of(run, launcher.pids)):
                 progress.say(devices)
             follow(readers, progress)
         failure = launcher.failure()
@@ -150,11 +164,11 @@ def hint_for(run: "Run", roles: tuple[str, ...]) -> str:
     return "" if step is None else resume_hint(step)
 
 
-def devices_of(run: "Run") -> str:
-    """Which role runs where, once all have started; empty before."""
+def devices_of(run: "Run", pids: Mapping[str, int]) -> str:
+    """Which role runs where, once all these processes have started; empty before."""
     found = {role: run.environment(role) for role in ROLES}
     texts = [f"{role} on {where['device']} ({where['device_name']}, {where['threads']} threads)"
-             for role, where in found.items() if where is not None]
+             for role, where in found.items() if where and where.get("pid") == pids[role]]
     return ", ".join(texts) if len(texts) == len(ROLES) else ""
 
 

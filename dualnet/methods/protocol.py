@@ -33,6 +33,12 @@ class Method(Protocol):
         """
         ...
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether `state_dict` says all that the next iterations depend on: not while something
+        of a later iteration is under way."""
+        ...
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave: from here on everything is as if never stopped."""
         ...

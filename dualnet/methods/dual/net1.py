@@ -46,7 +46,7 @@ class Net1(Role):
             loss += self._backward(self._boundary_loss(x, answer, rho, step, rows) * share, turn)
             xs.append(x.detach())
         # All messages are here: from now on the iteration cannot be left half done.
-        self._rho = rho
+        self._rho, self.is_whole = rho, not self._ahead
         if self._moves_in(turn):
             self.optimizer.step(step)
         record: Record = {"loss": loss}

@@ -15,7 +15,7 @@ from dualnet.cut import Part
 from dualnet.data.batches import Batches
 from dualnet.methods.dual.formats import message_dtype, message_shape, pack, unpack
 from dualnet.methods.dual.settings import LOSSES, DualConfig
-from dualnet.methods.dual.wire import Wire
+from dualnet.methods.dual.wire import ROLES, Wire
 from dualnet.methods.protocol import Record
 from dualnet.nets.dropout import set_iteration
 from dualnet.optimizer import Optimizer
@@ -29,13 +29,14 @@ class Role:
     """
 
     name: str
+    is_whole = True
 
     def __init__(self, settings: DualConfig, part: Part, wire: Wire, batches: Batches,
                  channel: Channel, device: torch.device, lr: float) -> None:
         self.settings, self.wire = settings, wire
         self.part = part.to(device, getattr(torch, settings.precision))
         self.batches, self.channel, self.device = batches, channel, device
-        self.optimizer = Optimizer(self.part, settings, lr)
+        self.optimizer = Optimizer(self.part, settings, lr, ROLES.index(self.name))
         self.loss = LOSSES[settings.loss]
         self.micro_batches = split_batch(batches.batch_size, settings.num_micro_batches)
         self._numbers: Counter[str] = Counter()

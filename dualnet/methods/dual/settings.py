@@ -37,6 +37,7 @@ LOSSES = {
     "euclidean": Loss("y", lr_net1=_EUCLIDEAN),
     "normalized_both": Loss("y", "normalized_both", lr_net1=_NORMALIZED),
     "normalized": Loss("y", "normalized", lr_net1=_NORMALIZED),
+    "euclidean_by_hand": Loss("y", "euclidean_by_hand", lr_net1=_EUCLIDEAN),
     # Controls: what the losses above must beat, and the mistakes of 2017 on purpose.
     "frozen": Loss("y", updates=False, lr_net1=dict.fromkeys(_EUCLIDEAN, 0.0)),
     "zero_target": Loss("zero", lr_net1=_EUCLIDEAN),
@@ -104,6 +105,9 @@ class DualConfig(TrainConfig):
                           local=True, group="exchange")
     fsync: str = flag("auto", "fsync each message; auto: on network file systems",
                       choices=("auto", "never", "always"), local=True, group="exchange")
+    fs_profile: str = flag("auto", "what to take the exchange folder's file system for; auto goes"
+                           " by its type, `doctor DIR` measures it",
+                           choices=("auto", "local", "network"), local=True, group="exchange")
     handshake_timeout: float = flag(600.0, "seconds to wait for the other role to start",
                                     minimum=0, local=True, group="exchange")
     peer_timeout: float | None = flag(None, "seconds without a sign of life after which the other"

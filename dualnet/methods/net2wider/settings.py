@@ -23,6 +23,9 @@ class Net2WiderConfig(TrainConfig):
 
     def resolved(self) -> "Net2WiderConfig":
         """With the widening decided.  Raises UserError for one that cannot be."""
+        if self.prototxt or self.solver_prototxt:
+            raise UserError("Caffe's files fix one net and its solver, but here nets of other"
+                            " widths are trained too: give --net and the rates by flags")
         widen_at = self.iterations // 2 if self.widen_at is None else self.widen_at
         if widen_at >= self.iterations:
             raise UserError(f"--widen-at {widen_at} leaves nothing of {self.iterations} iterations "

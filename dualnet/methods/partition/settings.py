@@ -32,6 +32,9 @@ class PartitionConfig(TrainConfig):
 
     def resolved(self) -> "PartitionConfig":
         """With the merge decided.  Raises UserError for one that cannot be."""
+        if self.prototxt or self.solver_prototxt:
+            raise UserError("Caffe's files fix one net and its solver, but here nets of other"
+                            " widths are trained too: give --net and the rates by flags")
         merge_at = self.iterations // 2 if self.merge_at is None else self.merge_at
         if merge_at >= self.iterations:
             raise UserError(f"--merge-at {merge_at} leaves nothing of {self.iterations} iterations "

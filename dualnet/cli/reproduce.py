@@ -1,0 +1,171 @@
+"""reproduce: measures what a paper published, appends it to the ledger, draws and reports it."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dualnet.cli.parser import default_data_dir
+from dualnet.cli.progress import clock_text
+from dualnet.config import choose
+from dualnet.errors import UserError
+from dualnet.reproduce.target import SCALES, Target
+from dualnet.reproduce.targets import CAFFE_FIDELITY, FIDELITY_TABLE, TARGETS
+
+if TYPE_CHECKING:
+    from dualnet.reproduce.ledger import Ledger, Line
+    from dualnet.reproduce.measure import Task
+
+REPORT = "README.md"
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "reproduce", help="measure published tables and figures again",
+        description="Measure published tables and figures again. What the ledger in --results "
+        "holds already is not measured twice; the same command again goes on where it stopped.")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="what to measure; see --list")
+    parser.add_argument("--list", action="store_true", help="show all targets and their cost")
+    parser.add_argument("--all", action="store_true", help="measure all targets")
+    parser.add_argument("--report", action="store_true",
+                        help=f"render {REPORT} in --results from the ledgers")
+    parser.add_argument("--scale", choices=SCALES, default="cpu",
+                        help="smoke: seconds, says nothing; cpu: at most 15 minutes on two cores; "
+                        "gpu: at most 8 minutes a run; full: as published (default: cpu)")
+    parser.add_argument("--seeds", type=_seeds, default=[0, 1], metavar="N,...",
+                        help="seeds to measure with (default: 0,1)")
+    parser.add_argument("--again", action="store_true",
+                        help="measure what is in the ledger once more")
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), metavar="DIR",
+                        help="folder of the runs (default: runs/reproduce)")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR",
+                        help="folder of ledgers, figures and report (default: results)")
+    parser.add_argument("--data-dir", default=default_data_dir(), metavar="DIR",
+                        help="folder of the data sets (default: data, or DUALNET_DATA)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N",
+                        help="CPU threads, 0 for one per core (default: 1)")
+    parser.add_argument("--golden", type=Path, metavar="DIR",
+                        help=f"folder of the arrays that Caffe wrote, for {CAFFE_FIDELITY}")
+    parser.set_defaults(command=reproduce, parser=parser)
+
+
+def _seeds(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise argparse.ArgumentTypeError(f"expected whole numbers from 0, as in 0,1,2; found "
+                                         f"'{text}'")
+    return list(dict.fromkeys(map(int, words)))
+
+
+def reproduce(arguments: argparse.Namespace) -> int:
+    """The command `reproduce`."""
+    names = list(TARGETS) if arguments.all else [
+        choose("target", name, [*TARGETS, CAFFE_FIDELITY]) for name in arguments.targets]
+    if not (names or arguments.list or arguments.report):
+        raise UserError("reproduce needs a target, --all, --list or --report; --list shows the "
+                        "targets")
+    if arguments.list:
+        print(listing())
+    for name in dict.fromkeys(names):
+        if name == CAFFE_FIDELITY:
+            _fidelity(arguments)
+        else:
+            _reproduce(TARGETS[name], arguments)
+    if arguments.report:
+        _report(arguments.results)
+    return 0
+
+
+def listing() -> str:
+    """Every target: where it is from, what it shows, what it costs."""
+    texts = []
+    for target in TARGETS.values():
+        costs = "\n".join(f"    {scale:6} {target.cost[scale]}" for scale in SCALES)
+        texts.append(f"{target.name}\n  {target.paper}\n  {target.shows}\n{costs}")
+    texts.append(f"{CAFFE_FIDELITY}\n  BVLC Caffe 1.0\n  layers, losses, solvers and whole nets "
+                 "against arrays that Caffe wrote (--golden DIR)\n    one scale: a minute")
+    return "\n".join(texts)
+
+
+def _reproduce(target: Target, arguments: argparse.Namespace) -> None:
+    """Measure what is missing, one line of progress each, and draw the target."""
+    from dualnet.compare import Folder
+    from dualnet.reproduce.ledger import Ledger
+    from dualnet.reproduce.measure import measure, missing, tasks
+
+    local = {"data_dir": arguments.data_dir, "device": arguments.device,
+             "threads": arguments.threads}
+    ledger = Ledger(arguments.results, target.name)
+    planned = tasks(target, arguments.scale, arguments.seeds, local)
+    wanted = planned if arguments.again else missing(planned, ledger)
+    _say(f"{target.name} at scale {arguments.scale}: {len(planned)} measurements, "
+         f"{len(planned) - len(wanted)} of them in {ledger.path}")
+    out = arguments.out / target.name
+    with Folder(out).held():
+        started = time.monotonic()
+        for count, line in enumerate(measure(wanted, ledger, out), start=1):
+            each = (time.monotonic() - started) / count
+            _say(f"{count}/{len(wanted)}  {_found(line)}  {line['wall_s']:.1f} s  "
+                 f"ETA {clock_text(each * (len(wanted) - count))}")
+    _draw(target, arguments.scale, planned, ledger)
+
+
+def _draw(target: Target, scale: str, planned: "list[Task]", ledger: "Ledger") -> None:
+    from dualnet.reproduce.figure import draw
+
+    known = ledger.latest()
+    draw(target, scale, [known[task.key] for task in planned], ledger.figure_path)
+    print(f"ledger: {ledger.path}\nfigure: {ledger.figure_path}")
+
+
+def _found(line: "Line") -> str:
+    from dualnet.reproduce.report import said
+
+    ours = line["ours"]
+    end = line["figures"].get("diverged_at")
+    text = (f"{line['figure']} {said(line['figure'], ours)}" if ours is not None
+            else f"diverged in iteration {end}" if end is not None else "no figure")
+    known = [said(line["figure"], each["value"]) for each in line["published"]
+             if each["value"] is not None]
+    return (f"{line['variant']}, seed {line['seed']}: {text}"
+            + (f" (published: {', '.join(known)})" if known else ""))
+
+
+def _report(results: Path) -> None:
+    from dualnet.reproduce.report import render
+    from shared_fs import StorageError
+
+    path = results / REPORT
+    text = render(TARGETS.values(), results)
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {path} ({error.strerror}); choose another folder with "
+                           "--results") from None
+    print(f"report: {path}")
+
+
+def _fidelity(arguments: argparse.Namespace) -> None:
+    """Compare with Caffe's arrays and write the table; no ledger, since nothing is trained."""
+    from dualnet.reproduce.fidelity import compare, write_table
+
+    if arguments.golden is None:
+        raise UserError(f"{CAFFE_FIDELITY} needs --golden DIR, the arrays that Caffe wrote")
+    if not arguments.golden.is_dir():
+        raise UserError(f"--golden {arguments.golden} is no folder; name one that is there")
+    found = compare(arguments.golden)
+    path = arguments.results / FIDELITY_TABLE
+    write_table(found, path)
+    for case in found:
+        if not case.passed:
+            _say(f"differs from Caffe: {case.file} {case.case}, array {case.worst.array}")
+    print(f"{sum(case.passed for case in found)} of {len(found)} cases within tolerance\n"
+          f"table: {path}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

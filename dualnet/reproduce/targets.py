@@ -1,0 +1,10 @@
+"""All targets by name."""
+
+from dualnet.reproduce import thesis
+from dualnet.reproduce.target import Target
+
+TARGETS: dict[str, Target] = {target.name: target for target in thesis.TARGETS}
+
+# Compares the port with arrays that Caffe wrote, and keeps a table of its own.
+CAFFE_FIDELITY = "caffe-fidelity"
+FIDELITY_TABLE = "caffe_fidelity.md"
