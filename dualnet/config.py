@@ -175,6 +175,14 @@ RECIPES: dict[str, dict[str, Any]] = {
         "mirror": True, "iterations": 6000, "batch_size": 1000, "lr": 1e-3, "lr_schedule": "step",
         "lr_step": 2500, "lr_factor": 0.1, "weight_decay": 5e-4, "solver": "caffe",
         "bias_lr": 2.0, "bias_decay": 0.0},
+    # Krizhevsky 2012, layers-cifar10-11pct.cfg and layer-params-cifar10-11pct.cfg.  Its schedule
+    # has 350 epochs on four fifths of the images, 150 on all, and 10 each at a tenth and a
+    # hundredth of the rate; here all 520 epochs are on all images, the last 20 at a tenth.
+    "cuda-convnet": {
+        "net": "cuda-convnet", "scale": 1.0, "mirror": True, "input_side": 24,
+        "iterations": 520 * 390, "batch_size": 128, "lr": 1e-3, "lr_schedule": "step",
+        "lr_step": 500 * 390, "lr_factor": 0.1, "solver": "caffe", "bias_lr": 2.0,
+        "bias_decay": 0.0, "layer_decay": "local3=0.004,local4=0.004,fc5=0.01"},
 }
 
 
@@ -197,6 +205,11 @@ class TrainConfig(Config):
     mirror: bool = flag(False, "mirror half of the training images", group="data")
     crop: int = flag(0, "pixels to pad before a random crop to the old size; 0 does not crop",
                      minimum=0, group="data")
+    input_side: int = flag(0, "side of the window to cut from each image: at random in training, in"
+                           " the middle in tests; 0 takes the whole image", minimum=0, group="data")
+    ten_views: bool = flag(False, "test on ten views of each image, windows in the middle and the"
+                           " corners and their mirror images, and take the mean of the"
+                           " probabilities; with --input-side", group="data")
     net: str = flag("caffenet-small", "network: caffenet, caffenet-small, lenet, or your own by"
                     " package.module:function or path/to/file.py:function, which returns an"
                     " nn.Sequential of named layers", group="network")
@@ -225,6 +238,8 @@ class TrainConfig(Config):
     lr_factor: float = flag(0.1, "factor of each drop of --lr-schedule step", minimum=0)
     momentum: float = flag(0.9, "momentum of SGD", minimum=0)
     weight_decay: float = flag(0.0, "weight decay, added to the gradient", minimum=0)
+    layer_decay: str = flag("", "weight decay of layers that have another than --weight-decay, such"
+                            " as conv1=0,fc5=0.01")
     solver: str = flag("torch", "form of SGD: torch's, or Caffe's (rate inside the momentum)",
                        choices=("torch", "caffe"))
     bias_lr: float = flag(1.0, "learning rate of biases, as a multiple of the weights'", minimum=0)
@@ -240,6 +255,25 @@ class TrainConfig(Config):
                        " takes the CPU", local=True, group="machine")
     threads: int = flag(0, "CPU threads of each process; 0 takes one per core", minimum=0,
                         local=True, group="machine")
+
+    @property
+    def num_views(self) -> int:
+        """Views of each test image."""
+        return 10 if self.ten_views else 1
+
+    def layer_decays(self) -> dict[str, float]:
+        """--layer-decay by layer.  Raises UserError if it cannot be read."""
+        decays = {}
+        for entry in filter(None, self.layer_decay.split(",")):
+            layer, equals, text = (word.strip() for word in entry.partition("="))
+            try:
+                decays[layer] = float(text)
+            except ValueError:
+                equals = ""
+            if not layer or not equals or not decays[layer] >= 0:
+                raise UserError("--layer-decay takes LAYER=NUMBER,... with numbers of at least 0, "
+                                f"found '{entry}'")
+        return decays
 
     def is_logged(self, step: int) -> bool:
         """Whether iteration `step` (counted from 0) ends a line of metrics."""

@@ -36,17 +36,30 @@ class Launcher:
 
     As a context manager it leaves no process behind.  Each role also ends when this process
     disappears, because its standard input, a pipe from here, closes then.
+
+    at_once  how many roles may run at a time; the next starts when one has ended well.  None: all
     """
 
-    def __init__(self, run: Run, arguments: Mapping[str, Sequence[str | Path]]) -> None:
-        self._run = run
+    def __init__(self, run: Run, arguments: Mapping[str, Sequence[str | Path]],
+                 at_once: int | None = None) -> None:
+        self._run, self._at_once = run, at_once or len(arguments)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        for role, words in arguments.items():
-            with run.open_log(role) as log:
+        self._waiting = dict(arguments)
+        self._start_next()
+
+    def _start_next(self) -> None:
+        for role, words in list(self._waiting.items()):
+            if len(self._running()) >= self._at_once or self.failure() is not None:
+                break
+            del self._waiting[role]
+            with self._run.open_log(role) as log:
                 # A session of its own: Ctrl-C reaches this process alone, which passes it on.
                 self._processes[role] = subprocess.Popen(
                     [sys.executable, "-m", "dualnet", *map(str, words)],
                     stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+
+    def _running(self) -> list[subprocess.Popen[bytes]]:
+        return [process for process in self._processes.values() if process.poll() is None]
 
     @property
     def pids(self) -> dict[str, int]:
@@ -54,11 +67,12 @@ class Launcher:
         return {role: process.pid for role, process in self._processes.items()}
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until a role ends or the time is over; whether any role is still running."""
-        running = [process for process in self._processes.values() if process.poll() is None]
-        if running:
+        """Wait until a role ends or the time is over, and start those that may run then; whether
+        any role is still running."""
+        if running := self._running():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 running[0].wait(timeout_s)
+        self._start_next()
         return bool(running)
 
     def failure(self) -> Failure | None:

@@ -1,15 +1,16 @@
 """The optimiser of one part of a net, from the settings that all methods share."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dualnet import caffe, schedules
 from dualnet.caffe.params import param_groups
 from dualnet.caffe.solver_file import read_solver
-from dualnet.config import TrainConfig
+from dualnet.config import TrainConfig, choose
 from dualnet.errors import UserError
 
 
@@ -54,17 +55,42 @@ class Optimizer:
         """Take over the momentum of `state_dict`; the tensors are copied to the weights' device."""
         self._sgd.load_state_dict(state)
 
+    def momentum(self, net: nn.Module) -> dict[str, Tensor]:
+        """The momentum of each parameter of `net` by its name; empty before the first update."""
+        found = {name: self._buffer(parameter) for name, parameter in net.named_parameters()}
+        return {name: buffer for name, buffer in found.items() if buffer is not None}
+
+    def set_momentum(self, net: nn.Module, momentum: Mapping[str, Tensor]) -> None:
+        """Go on with this momentum, by name; parameters that it does not name begin with none."""
+        for name, parameter in net.named_parameters():
+            if name in momentum:
+                self._sgd.state[parameter][self._key] = momentum[name].to(parameter).clone()
+
+    @property
+    def _key(self) -> str:
+        return "update" if isinstance(self._sgd, caffe.SGD) else "momentum_buffer"
+
+    def _buffer(self, parameter: nn.Parameter) -> Tensor | None:
+        buffer: Tensor | None = self._sgd.state.get(parameter, {}).get(self._key)
+        return buffer
+
 
 def _groups(net: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
-    weights: list[nn.Parameter] = []
-    biases: list[nn.Parameter] = []
-    for name, parameter in net.named_parameters():
-        (biases if name.endswith("bias") else weights).append(parameter)
-    decay = settings.weight_decay
-    groups = [{"params": weights, "multiple": 1.0, "weight_decay": decay},
-              {"params": biases, "multiple": settings.bias_lr,
-               "weight_decay": decay * settings.bias_decay}]
-    return [group for group in groups if group["params"]]
+    """Weights, then biases, apart where their decay is."""
+    decays = settings.layer_decays()
+    if isinstance(net, nn.Sequential):      # of a part of a net the other layers are not known
+        for layer in decays:
+            choose("layer in --layer-decay", layer, dict(net.named_children()))
+    named = sorted(net.named_parameters(), key=lambda item: item[0].endswith("bias"))
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in named:
+        is_bias, layer = name.endswith("bias"), name.rpartition(".")[0].rpartition(".")[2]
+        multiple = settings.bias_lr if is_bias else 1.0
+        decay = decays.get(layer, settings.weight_decay) * (settings.bias_decay if is_bias else 1)
+        group = groups.setdefault((is_bias, decay), {
+            "params": [], "multiple": multiple, "weight_decay": decay})
+        group["params"].append(parameter)
+    return list(groups.values())
 
 
 def _groups_of_file(net: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:

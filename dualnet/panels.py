@@ -1,7 +1,16 @@
 """What can be drawn of a run: which figures of the metrics share an axis."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+Record = dict[str, Any]
+
+# Roles that have a classification loss; "subs" stands for the mean of all sub-models.
+SUBS = "subs"
+WHOLE = ("net2", "single", SUBS, "merged", "teacher", "wider")
+# Roles that go on from where another ends.
+SECOND = {"merged": "merge", "wider": "widening"}
 
 
 class Panel(NamedTuple):
@@ -22,14 +31,16 @@ class Panel(NamedTuple):
 
 PANELS = (
     Panel("loss", "loss of net1 at the cut", {"net1": "loss"}),
-    Panel("loss", "classification loss", {"net2": "loss", "single": "loss"}, scale="linear"),
-    Panel("accuracy", "accuracy", {"net2": "accuracy", "single": "accuracy"}, scale="share"),
+    Panel("loss", "classification loss", dict.fromkeys(WHOLE, "loss"), scale="linear"),
+    Panel("accuracy", "accuracy", dict.fromkeys(WHOLE, "accuracy"), scale="share"),
     Panel("norms", "mean norm at the cut", {"net1": "dual/norm_x", "net2": "dual/norm_y"},
           {"net1": "conv3 of net1", "net2": "conv3' of net2"}),
     Panel("residual", "residual |x - y| / |y|", {"net1": "dual/residual"}),
     Panel("grad_norm", "norm of all gradients", {
-        "net1": "dual/grad_norm", "net2": "dual/grad_norm", "single": "single/grad_norm"},
-        {"net1": "net1", "net2": "net2, or the single net"}),
+        "net1": "dual/grad_norm", "net2": "dual/grad_norm", "single": "single/grad_norm",
+        "subs": "partition/grad_norm", "merged": "partition/grad_norm",
+        "teacher": "net2wider/grad_norm", "wider": "net2wider/grad_norm"},
+        {"net1": "net1", "net2": "net2, or a whole net"}),
     Panel("dead", "share of dead units", {"net1": "dual/dead_x", "net2": "dual/dead_y"},
           {"net1": "conv3 of net1", "net2": "conv3' of net2"}, scale="share"),
 )
@@ -37,3 +48,26 @@ METRICS = tuple(dict.fromkeys(panel.metric for panel in PANELS))
 DEFAULT_METRICS = ("loss", "accuracy")
 ABSCISSAE = {"iteration": "step", "time": "time_s"}
 SMOOTHING = 0.5
+
+
+def with_mean_of_subs(records: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
+    """The records by role, those of the sub-models as one role, "subs": of each iteration that all
+    have a line of, the mean of the figures and the sum of the seconds, as if one were trained
+    behind the other.  They are independent nets, no ensemble (Miranda and Von Zuben 2016, 3.1).
+    """
+    parts = [list(lines) for role, lines in records.items() if re.fullmatch(r"sub\d+", role)]
+    kept = {role: list(lines) for role, lines in records.items()
+            if not re.fullmatch(r"sub\d+", role)}
+    if parts:
+        by_step = [{(line["step"], line["split"]): line for line in lines} for lines in parts]
+        common = [key for key in by_step[0] if all(key in part for part in by_step)]
+        kept[SUBS] = [_mean([part[key] for part in by_step]) for key in common]
+    return kept
+
+
+def _mean(lines: Sequence[Record]) -> Record:
+    first = lines[0]
+    figures = [key for key, value in first.items() if isinstance(value, float)
+               and all(isinstance(line.get(key), float) for line in lines)]
+    means = {key: sum(line[key] for line in lines) / len(lines) for key in figures}
+    return {**first, **means, "time_s": sum(line["time_s"] for line in lines)}

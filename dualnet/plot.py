@@ -17,7 +17,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogFormatter
 
 from dualnet.errors import UserError
-from dualnet.panels import ABSCISSAE, DEFAULT_METRICS, PANELS, SMOOTHING, Panel
+from dualnet.panels import (
+    ABSCISSAE,
+    DEFAULT_METRICS,
+    PANELS,
+    SECOND,
+    SMOOTHING,
+    Panel,
+    with_mean_of_subs,
+)
 from dualnet.run import Run
 from dualnet.variants import SEED, labels
 
@@ -83,7 +91,7 @@ def draw(folders: Sequence[Path], paths: Sequence[Path], *,
 # -- reading ---------------------------------------------------------------------------------------
 
 def _read(runs: Sequence[Run]) -> list[Curves]:
-    records = [{role: run.metrics(role) for role in run.roles} for run in runs]
+    records = [with_mean_of_subs({role: run.metrics(role) for role in run.roles}) for run in runs]
     for run, found in zip(runs, records, strict=True):
         if not any(found.values()):
             raise UserError(f"there is nothing to draw in {run.folder}: no role has written "
@@ -174,6 +182,8 @@ def _draw_run(axis: Axes, panel: Panel, run: Curves, x: str, smoothing: float) -
         if not at:
             continue
         colour, dash, _ = run.style
+        if role in SECOND:
+            axis.axvline(run.records[role][0][x], color=colour, linestyle=":", linewidth=1)
         axis.plot(at, values, color=colour, alpha=0.25, linewidth=0.7)
         bold = smooth(values, smoothing)
         axis.plot(at, bold, linestyle=dash, color=colour, linewidth=1.6, **_role_marker(
@@ -246,6 +256,9 @@ def _legend(figure: Figure, runs: Sequence[Curves]) -> None:
         colour, dash, marker = same[0].style
         handles.append(Line2D([], [], color=colour, linestyle=dash, marker=marker, markersize=5,
                               label=f"{label}{_endings(same)}"))
+    for role, text in SECOND.items():
+        if any(role in run.records for run in runs):
+            handles.append(_key(text, linestyle=":"))
     for symbol, text, found in (
             (COLLAPSED, "collapsed from here on", [run.collapsed for run in runs]),
             (DIVERGED, "diverged", [run.diverged for run in runs])):

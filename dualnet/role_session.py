@@ -53,7 +53,7 @@ class RoleSession:
         self._name, self._settings, self._run = name, settings, run
         self._device = machine.prepare(settings, name, ROLES)
         self._dataset, self._batches = load_data(settings)
-        self._wire = describe_wire(self._parts(), self._dataset.input_shape)
+        self._wire = describe_wire(self._parts(), self._batches.input_shape)
         self._held: list[Checkpoint] = []
         self._common: Checkpoint | None = None
 
@@ -169,7 +169,7 @@ class RoleSession:
 
     def _parts(self) -> list[Part]:
         """Both parts with the weights of the seed.  Raises UserError for an impossible cut."""
-        shape, classes = self._dataset.input_shape, self._dataset.num_classes
+        shape, classes = self._batches.input_shape, self._dataset.num_classes
         return build_parts(self._settings, build_net(self._settings, shape, classes))
 
 

@@ -4,6 +4,8 @@
                 summary.json                the outcome, written once, at the end
                 failure.json                in its place, if the training diverged: when and why
                 loss.png                    curves
+                probabilities.npy           of the correct class of each test image, by sub-model
+                diversity.png               the same, one sub-model against another
                 <role>/env.json             machine, device and versions of the process
                 <role>/train.log                messages of a role that `train dual` started
                 <role>/metrics.jsonl        one line per record
@@ -20,6 +22,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from dualnet.checkpoints import Checkpoints
 from dualnet.config import Config
@@ -40,6 +44,8 @@ class Run:
         self.summary_path = folder / "summary.json"
         self.failure_path = folder / "failure.json"
         self.figure_path = folder / "loss.png"
+        self.probabilities_path = folder / "probabilities.npy"
+        self.diversity_path = folder / "diversity.png"
         self.exchange = folder / "exchange"
 
     def metrics_path(self, role: str) -> Path:
@@ -145,7 +151,8 @@ class Run:
         for folder in (self.exchange, *roles):
             if folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder)
-        for path in (self.summary_path, self.failure_path, self.figure_path, self.config_path):
+        for path in (self.summary_path, self.failure_path, self.figure_path,
+                     self.probabilities_path, self.diversity_path, self.config_path):
             path.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
@@ -191,6 +198,13 @@ class Run:
     def write_divergence(self, step: int, reason: str) -> None:
         """Write failure.json: the training diverged in iteration `step`, counted from 1."""
         _publish_json(self.failure_path, {"diverged": True, "step": step, "reason": reason})
+
+    def write_probabilities(self, found: np.ndarray) -> None:
+        """Write what the sub-models give the correct classes, float [K, N]."""
+        scratch = _scratch(self.probabilities_path)
+        with open(scratch, "wb") as file:
+            np.save(file, found)
+        os.replace(scratch, self.probabilities_path)
 
     # -- reading a run -------------------------------------------------------------------------
 

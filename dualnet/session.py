@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,18 +20,31 @@ from dualnet.cut import join
 from dualnet.cuts import Cut, list_cuts
 from dualnet.data.batches import Batches, Preprocessing
 from dualnet.data.dataset import Dataset
-from dualnet.errors import Diverged
+from dualnet.errors import Diverged, UserError
 from dualnet.evaluate import score
 from dualnet.from_prototxt import build_net
 from dualnet.methods.dual.build import build_parts
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import ROLES
+from dualnet.methods.net2wider.settings import WIDER, Net2WiderConfig
+from dualnet.methods.net2wider.training import wider_net
+from dualnet.methods.partition.settings import MERGED, PartitionConfig
+from dualnet.methods.partition.training import merged_net
 from dualnet.methods.protocol import Method, Record
 from dualnet.methods.single import Single
 from dualnet.run import Run
 from dualnet.stopping import noted
+from dualnet.supervised import Supervised
 from dualnet.train import Clock, Saver, train
 from shared_fs import Checkpoint, NonFinite, Start
+
+CONFIGS: dict[str, type[TrainConfig]] = {
+    "dual": DualConfig, "single": TrainConfig, "partition": PartitionConfig,
+    "net2wider": Net2WiderConfig}
+# Of methods that end with a whole net: its role, and how it is built of that of the settings.
+WHOLE: dict[str, tuple[str, Callable[[Any, nn.Sequential], nn.Sequential]]] = {
+    "single": (Single.name, lambda settings, net: net), "partition": (MERGED, merged_net),
+    "net2wider": (WIDER, wider_net)}
 
 
 def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
@@ -39,30 +52,43 @@ def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
 
     Yields each line of metrics and leaves summary.json behind.
     """
-    name = Single.name
-    device = machine.prepare(settings, name, (name,))
+    device = machine.prepare(settings, Single.name, (Single.name,))
     dataset, batches = load_data(settings)
-    method = Single(settings, build_net(settings, dataset.input_shape, dataset.num_classes),
+    method = Single(settings, build_net(settings, batches.input_shape, dataset.num_classes),
                     batches, device)
-    checkpoints = run.checkpoints(name, agreed_digest(settings, dataset), machine.versions())
-    checkpoints.sweep()
-    start = _start_of_single(run, checkpoints)
+    checkpoints = run.checkpoints(method.name, agreed_digest(settings, dataset),
+                                  machine.versions())
+    start = newest_start(run, method.name, checkpoints)
     spent = begin(method, checkpoints, start)
+    clock, last = yield from alone(method, run, checkpoints, start, spent)
+    run.write_summary({
+        **common_summary(method.name, settings, method, clock), "test_accuracy": last["accuracy"],
+        "wait_share": {method.name: 0.0}, "pids": {method.name: os.getpid()},
+        "bytes_exchanged": 0})
+
+
+def alone(method: Supervised, run: Run, checkpoints: Checkpoints, start: Start,
+          spent: Spent) -> Generator[Record, None, tuple[Clock, Record]]:
+    """Train `method`, which waits for nobody, from `start` to its end, as the role of its name.
+
+    spent  what the training up to `start` has taken
+    Yields each line of metrics; returns the clock and the last line.
+    """
     clock = Clock(spent=spent, done=start.step)
     save = Saver(checkpoints, method, clock, start, _keep_two(checkpoints, start))
-    metrics = run.open_metrics(name, machine.environment(device))
+    metrics = run.open_metrics(method.name, machine.environment(method.device))
     last: Record = {}
     with divergence_noted(run, clock), noted() as stop:
-        for last in train(method, settings, metrics, clock, generation=start.generation,
+        for last in train(method, method.settings, metrics, clock, generation=start.generation,
                           base=start.base, save=save, stop=stop):
             yield last
-    run.write_summary({
-        **common_summary(name, settings, method, clock), "test_accuracy": last["accuracy"],
-        "wait_share": {name: 0.0}, "pids": {name: os.getpid()}, "bytes_exchanged": 0})
+    return clock, last
 
 
-def _start_of_single(run: Run, checkpoints: Checkpoints) -> Start:
-    home, generation = run.home(Single.name), run.next_generation(Single.name)
+def newest_start(run: Run, role: str, checkpoints: Checkpoints) -> Start:
+    """Where `role`, which waits for nobody, goes on: its newest checkpoint, or the beginning."""
+    checkpoints.sweep()
+    home, generation = run.home(role), run.next_generation(role)
     held = checkpoints.held(home)
     if not held:
         return Start(home, generation, 0, 0)
@@ -119,10 +145,12 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
     method, settings = _settings_of(run, changes)
     device = machine.prepare(settings, Single.name, (Single.name,))
     dataset, batches = load_data(settings)
-    net = build_net(settings, dataset.input_shape, dataset.num_classes)
+    net = build_net(settings, batches.input_shape, dataset.num_classes)
     accuracy = partial(_accuracy, batches=batches, device=device, settings=settings)
-    if method == "single":
-        net.load_state_dict(run.load_checkpoint(Single.name, settings.iterations)["net"])
+    if method in WHOLE:
+        role, build = WHOLE[method]
+        net = build(settings, net)
+        net.load_state_dict(run.load_checkpoint(role, settings.iterations)["net"])
         return {"test accuracy": accuracy(net)}
     assert isinstance(settings, DualConfig)
     parts = build_parts(settings, net)
@@ -135,8 +163,8 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
 def net_of(run: Run) -> nn.Sequential:
     """The uncut net of a run, in the precision of its weights, before they are loaded."""
     _, settings = _settings_of(run, {})
-    dataset = data.load(settings.data, Path(settings.data_dir))
-    net = build_net(settings, dataset.input_shape, dataset.num_classes)
+    dataset, batches = load_data(settings)
+    net = build_net(settings, batches.input_shape, dataset.num_classes)
     return net.to(getattr(torch, settings.precision))
 
 
@@ -144,15 +172,14 @@ def _settings_of(run: Run, changes: Mapping[str, Any]) -> tuple[str, TrainConfig
     """Method and settings of a run, some of them changed."""
     values = {**run.config(), **changes}
     method = values.pop("method")
-    config = {"dual": DualConfig, "single": TrainConfig}[method]
-    return method, from_dict(config, values, str(run.config_path))
+    return method, from_dict(CONFIGS[method], values, str(run.config_path))
 
 
 def cuts_of(settings: DualConfig) -> list[Cut]:
     """Every cut of the net of the settings for their data, in the order of the layers."""
-    dataset = data.load(settings.data, Path(settings.data_dir))
-    net = build_net(settings, dataset.input_shape, dataset.num_classes)
-    return list_cuts(net, dataset.input_shape, batch_size=settings.batch_size,
+    dataset, batches = load_data(settings)
+    net = build_net(settings, batches.input_shape, dataset.num_classes)
+    return list_cuts(net, batches.input_shape, batch_size=settings.batch_size,
                      message_dtype=settings.message_dtype,
                      before_activation=settings.before_activation)
 
@@ -160,11 +187,14 @@ def cuts_of(settings: DualConfig) -> list[Cut]:
 def _accuracy(net: nn.Module, batches: Batches, device: torch.device,
               settings: TrainConfig) -> float:
     dtype: torch.dtype = getattr(torch, settings.precision)
-    return score(net.to(device, dtype), batches, device, dtype)["accuracy"]
+    return score(net.to(device, dtype), batches, device, dtype, settings.num_views)["accuracy"]
 
 
 def load_data(settings: TrainConfig) -> tuple[Dataset, Batches]:
     """The data set and its batches.  Raises DataError or UserError."""
+    if settings.ten_views and not settings.input_side:
+        raise UserError("--ten-views needs windows smaller than the images: give their side with "
+                        "--input-side")
     dataset = data.load(settings.data, Path(settings.data_dir))
     return dataset, batches_of(dataset, settings)
 
@@ -173,7 +203,7 @@ def batches_of(dataset: Dataset, settings: TrainConfig) -> Batches:
     """The batches that the settings make of a data set."""
     preprocessing = Preprocessing(
         mean=settings.mean, scale=settings.scale, equalise=settings.equalise, bgr=settings.bgr,
-        mirror=settings.mirror, crop=settings.crop)
+        mirror=settings.mirror, crop=settings.crop, window=settings.input_side)
     return Batches(dataset, settings.batch_size, settings.seed, preprocessing)
 
 

@@ -6,12 +6,14 @@ from typing import Any
 
 from dualnet.config import spelling
 from dualnet.methods.dual.settings import DualConfig
+from dualnet.methods.partition.settings import PartitionConfig
 
 Settings = Mapping[str, Any]
 
 # What may differ between runs that are repetitions of each other.
 SEED = "seed"
-LOCAL = {field.name for field in dataclasses.fields(DualConfig) if field.metadata["local"]}
+LOCAL = {field.name for config in (DualConfig, PartitionConfig)
+         for field in dataclasses.fields(config) if field.metadata["local"]}
 
 
 def kind(config: Settings) -> str:

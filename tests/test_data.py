@@ -402,6 +402,43 @@ def test_crop_cuts_every_window_of_the_padded_image():
     assert all(43 < count < 157 for count in seen.values())
 
 
+def numbered(count, side):
+    """`count` equal images of one channel whose pixels say where they are: 10 row + column."""
+    return flat(*[[[[10 * row + column for column in range(side)] for row in range(side)]]] * count)
+
+
+def test_windows_are_cut_at_random_in_training_and_from_the_middle_in_tests():
+    plain = {"mean": "none", "scale": 1.0}
+    batches = Batches(numbered(10, 4), 10, 0, Preprocessing(**plain, window=2))
+    assert batches.input_shape == (1, 2, 2)
+    images = np.concatenate([batches.images(step) for step in range(90)])
+    seen = Counter(tuple(image) for image in images.reshape(-1, 4).tolist())
+    # nine places for the first pixel: rows and columns 0 to 2
+    assert set(seen) == {(p, p + 1, p + 10, p + 11) for p in (0, 1, 2, 10, 11, 12, 20, 21, 22)}
+    assert all(43 < count < 157 for count in seen.values())
+    assert batches.test_images(0)[0].tolist() == [[[11, 12], [21, 22]]]
+
+
+def test_padding_lets_a_window_reach_beyond_the_image():
+    padded = Preprocessing(mean="none", scale=1.0, crop=1, window=3)
+    batches = Batches(numbered(10, 2), 10, 0, Preprocessing(mean="none", scale=1.0, crop=1))
+    assert batches.input_shape == (1, 2, 2)
+    with pytest.raises(UserError, match="a window of 3 pixels does not fit into the images"):
+        Batches(numbered(10, 2), 10, 0, padded)
+    batches = Batches(numbered(10, 4), 10, 0, padded)
+    firsts = {batches.images(step)[n, 0, 1, 1] for step in range(50) for n in range(10)}
+    # the middle of a 3 x 3 window of a 6 x 6 image: every pixel of the 4 x 4
+    assert firsts == {10 * row + column for row in range(4) for column in range(4)}
+
+
+def test_the_ten_views_are_middle_and_corners_and_their_mirror_images():
+    batches = Batches(numbered(2, 4), 2, 0, Preprocessing(mean="none", scale=1.0, window=2))
+    views = batches.test_views(0, 10)[:, 0, 0].tolist()
+    places = [11, 0, 2, 20, 22]
+    assert views[:5] == [[[p, p + 1], [p + 10, p + 11]] for p in places]
+    assert views[5:] == [[[p + 1, p], [p + 11, p + 10]] for p in places]
+
+
 def test_crop_pads_with_the_mean_and_moves_all_channels_together():
     dataset = flat([[[10, 10], [10, 10]], [[60, 60], [60, 60]]], [[[30, 30]] * 2, [[20, 20]] * 2])
     # Mean 20 and 40, so image 0 is -10 and +20; the padding is 0, which is the mean itself.

@@ -37,7 +37,7 @@ def train_role(role: str, arguments: argparse.Namespace) -> int:
     """The command `net1` or `net2`."""
     logging.basicConfig(level=logging.INFO, format=f"{role}: %(message)s")
     if arguments.end_with_stdin:
-        threading.Thread(target=_end_with_stdin, daemon=True).start()
+        follow_stdin()
     settings = resolve_auto(settings_of(arguments, DualConfig, "dual").resolved())
     run = run_of(arguments, "dual", settings)
     from dualnet import role_session
@@ -50,6 +50,11 @@ def train_role(role: str, arguments: argparse.Namespace) -> int:
     if role == NET2 and not arguments.quiet and run.summary_path.exists():
         print(outcome(run.summary()))
     return 0
+
+
+def follow_stdin() -> None:
+    """End this process, as SIGTERM does, when its standard input closes."""
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
 
 
 def _end_with_stdin() -> None:

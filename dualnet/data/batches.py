@@ -18,7 +18,8 @@ _PART = 1_000
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens to the pixels, in this order; the last two to training images only.
+    """What happens to the pixels, in this order; the mirror and the random place of a window to
+    training images only.
 
     equalise   equalise the histogram of each channel of each image
     bgr        planes in the order blue, green, red, as Caffe's tools store them
@@ -27,6 +28,8 @@ class Preprocessing:
     scale      factor on what is left
     mirror     turn half of the training images left to right
     crop       pad training images by this many zeros on each side, cut a window of the old size
+    window     side of the window to cut instead, 0 for the old size; test images are cut too, in
+               their middle
 
     Raises UserError for a value that means nothing.
     """
@@ -37,6 +40,7 @@ class Preprocessing:
     bgr: bool = False
     mirror: bool = False
     crop: int = 0
+    window: int = 0
 
     def __post_init__(self) -> None:
         if self.mean not in MEANS:
@@ -45,6 +49,8 @@ class Preprocessing:
             raise UserError(f"scale should be a positive number, not {self.scale}")
         if self.crop < 0:
             raise UserError(f"crop should be 0 or a number of pixels, not {self.crop}")
+        if self.window < 0:
+            raise UserError(f"window should be 0 or a number of pixels, not {self.window}")
 
 
 class Batches:
@@ -80,6 +86,12 @@ class Batches:
         self._mean = self._training_mean()
         self._epoch_order: tuple[int, np.ndarray] | None = None
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of a sample as a net sees it; of images (C, H, W)."""
+        window, shape = self.preprocessing.window, self.dataset.input_shape
+        return (shape[0], window, window) if window else shape
+
     def epoch(self, step: int) -> float:
         """How many epochs are done before `step`, fractions included."""
         return step / self.steps_per_epoch
@@ -108,7 +120,7 @@ class Batches:
         images = self._preprocess(self.dataset.train_images[self.sample_ids(step)])
         if self.preprocessing.mirror:
             images = self._mirrored(images, step)
-        if self.preprocessing.crop:
+        if self.preprocessing.crop or self.preprocessing.window:
             images = self._cropped(images, step)
         return images
 
@@ -117,7 +129,26 @@ class Batches:
 
         b is the batch size, or less in the last batch.
         """
-        return self._preprocess(self.dataset.test_images[self._test_slice(index)])
+        return self.test_views(index, 1)[0]
+
+    def test_views(self, index: int, count: int) -> np.ndarray:
+        """The images of `test_images(index)` seen in several ways, float32 [V, b, C, h, w].
+
+        count  1: the middle; 10: windows in the middle and the four corners, each as it is and
+               mirrored        (Krizhevsky 2012, cuda-convnet, --multiview-test)
+        """
+        images = self._preprocess(self.dataset.test_images[self._test_slice(index)])
+        window = self.preprocessing.window
+        if not window:
+            return images[np.newaxis]
+        height, width = (length - window for length in images.shape[2:])
+        corners = [(height // 2, width // 2)]
+        if count > 1:
+            corners += [(0, 0), (0, width), (height, 0), (height, width)]
+        views = [images[:, :, row:row + window, column:column + window] for row, column in corners]
+        if count > 1:
+            views += [view[..., ::-1] for view in views]
+        return np.stack(views)
 
     def test_labels(self, index: int) -> np.ndarray:
         """The labels of `test_images(index)`, int64 [b]."""
@@ -164,10 +195,10 @@ class Batches:
     def _cropped(self, images: np.ndarray, step: int) -> np.ndarray:
         size, margin = len(images), self.preprocessing.crop
         padded = np.pad(images, ((0, 0), (0, 0), (margin, margin), (margin, margin)))
-        windows = sliding_window_view(padded, images.shape[2:], axis=(2, 3))
-        places = 2 * margin + 1
-        rows = (seeding.uniform(self.seed, "crop/row", step, size) * places).astype(np.int64)
-        columns = (seeding.uniform(self.seed, "crop/column", step, size) * places).astype(np.int64)
+        windows = sliding_window_view(padded, self.input_shape[1:], axis=(2, 3))
+        height, width = windows.shape[2:4]
+        rows = (seeding.uniform(self.seed, "crop/row", step, size) * height).astype(np.int64)
+        columns = (seeding.uniform(self.seed, "crop/column", step, size) * width).astype(np.int64)
         return np.ascontiguousarray(windows[np.arange(size), :, rows, columns])
 
 
@@ -175,12 +206,17 @@ def _check_fits(dataset: Dataset, preprocessing: Preprocessing) -> None:
     """Raises UserError for a step that makes sense for images only, where there are none."""
     needs = {"--equalise": preprocessing.equalise, "--bgr": preprocessing.bgr,
              "--mirror": preprocessing.mirror, "--crop": preprocessing.crop > 0,
+             "--input-side": preprocessing.window > 0,
              "--mean channel": preprocessing.mean == "channel"}
     asked = [flag for flag, wanted in needs.items() if wanted]
     is_image = len(dataset.input_shape) == 3
     if asked and not is_image:
         raise UserError(f"{asked[0]} is for images [C, H, W], but a sample of '{dataset.name}' has "
                         f"the shape {list(dataset.input_shape)}; leave it out")
+    if is_image and preprocessing.window > min(dataset.input_shape[1:]):
+        raise UserError(f"a window of {preprocessing.window} pixels does not fit into the images "
+                        f"of '{dataset.name}', which have {min(dataset.input_shape[1:])}; choose a "
+                        "smaller one")
     if preprocessing.equalise and dataset.train_images.dtype != np.uint8:
         raise UserError(f"--equalise is for pixels of 0 to 255, but those of '{dataset.name}' are "
                         f"{dataset.train_images.dtype}; leave it out")

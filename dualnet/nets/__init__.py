@@ -15,7 +15,10 @@ NETS = {
     "caffenet": "dualnet.nets.caffenet:caffenet",
     "caffenet-small": "dualnet.nets.caffenet:caffenet_small",
     "caffenet-small-gaussian": "dualnet.nets.caffenet:caffenet_small_gaussian",
+    "cuda-convnet": "dualnet.nets.cuda_convnet:cuda_convnet",
+    "cuda-convnet-duplicated": "dualnet.nets.cuda_convnet:cuda_convnet_duplicated",
     "lenet": "dualnet.nets.lenet:lenet",
+    "lenet-dropout": "dualnet.nets.lenet:lenet_dropout",
 }
 
 

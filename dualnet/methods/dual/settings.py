@@ -132,6 +132,9 @@ class DualConfig(TrainConfig):
         if not LOSSES[self.loss].updates and self.lr_net1:
             raise UserError(f"--loss {self.loss} never updates net1, so --lr-net1 must be left"
                             f" out, found {self.lr_net1:g}")
+        if self.ten_views:
+            raise UserError("--ten-views is for nets in one process: leave it out, and the dual net"
+                            " is tested on the middle of each image")
         if self.dual == "sample":
             self._check_dual()
 
@@ -147,9 +150,9 @@ class DualConfig(TrainConfig):
     def _check_dual(self) -> None:
         if self.loss != "admm" or self.resolved_tie():
             raise UserError("--dual sample needs --loss admm --no-tie: tied copies leave it zero")
-        if self.mirror or self.crop:
+        if self.mirror or self.crop or self.input_side:
             raise UserError("--dual sample needs each image to stay the same: leave out --mirror"
-                            " and --crop")
+                            " and --crop, and --input-side")
 
     def resolved_tie(self) -> bool:
         """Whether the copies start equal, with auto decided by the loss."""
