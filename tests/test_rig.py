@@ -32,6 +32,9 @@ PAIRS = {"bindfs": bindfs_pair, "glusterfs": gluster_pair, "sshfs": sshfs_pair}
 FLOCK_HOLDS = {"bindfs": False, "glusterfs": True, "sshfs": False}
 MESSAGES = 100
 
+# A role killed between taking its lease and saying hello is waited for until the lease runs out.
+PATIENCE_S = 300
+
 
 @pytest.fixture(scope="module", params=PAIRS)
 def clients(request, tmp_path_factory):
@@ -198,9 +201,9 @@ def start_toy(folder, role, home, iterations, log):
 
 
 def until(condition, what):
-    give_up = time.monotonic() + 120
+    give_up = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < give_up, f"waited 120 s for {what}"
+        assert time.monotonic() < give_up, f"waited {PATIENCE_S} s for {what}"
         time.sleep(0.005)
 
 
