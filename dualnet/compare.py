@@ -109,9 +109,10 @@ def spread(values: Iterable[float | None]) -> Spread | None:
     return Spread(statistics.fmean(found), sd, len(found))
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
+def compare(runs: Sequence[Run], names: Sequence[str] | None = None) -> Comparison:
     """The table of `runs`, in the order in which their variants come.
 
+    names  the variant of each run; None: named by the settings in which they differ
     Raises UserError for a run that has neither finished nor diverged.
     """
     configs = [run.config() for run in runs]
@@ -119,7 +120,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     singles = [(config, summary["test_accuracy"]) for config, summary
                in zip(configs, summaries, strict=True) if config["method"] == "single" and summary]
     rows: dict[str, list[Outcome]] = {}
-    for run, config, summary, variant in zip(runs, configs, summaries, labels(configs),
+    for run, config, summary, variant in zip(runs, configs, summaries, names or labels(configs),
                                              strict=True):
         outcome = _outcome(run, variant, config, summary, _partner(config, singles))
         rows.setdefault(variant, []).append(outcome)

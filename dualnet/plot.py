@@ -64,15 +64,16 @@ class Curves(NamedTuple):
 
 def draw(folders: Sequence[Path], paths: Sequence[Path], *,
          metrics: Iterable[str] = DEFAULT_METRICS, x: str = "iteration",
-         smoothing: float = SMOOTHING) -> None:
+         smoothing: float = SMOOTHING, names: Sequence[str] | None = None) -> None:
     """Draw the runs in `folders` into each of `paths`, whose suffixes choose the format.
 
     metrics    some of METRICS; what no run has is left out
     x          "iteration", or "time" in seconds since the training began
     smoothing  weight of what came before in the bold curves, 0 to below 1
+    names      what the legend calls each run; None: by the settings in which they differ
     Raises UserError for a folder without metrics or a suffix that matplotlib cannot write.
     """
-    runs = _read([Run(folder) for folder in folders])
+    runs = _read([Run(folder) for folder in folders], names)
     panels = [panel for panel in PANELS if panel.metric in set(metrics)
               and any(_points(run, role, panel, ABSCISSAE[x])[0] for run in runs
                       for role in panel.keys)]
@@ -90,13 +91,13 @@ def draw(folders: Sequence[Path], paths: Sequence[Path], *,
 
 # -- reading ---------------------------------------------------------------------------------------
 
-def _read(runs: Sequence[Run]) -> list[Curves]:
+def _read(runs: Sequence[Run], names: Sequence[str] | None) -> list[Curves]:
     records = [with_mean_of_subs({role: run.metrics(role) for role in run.roles}) for run in runs]
     for run, found in zip(runs, records, strict=True):
         if not any(found.values()):
             raise UserError(f"there is nothing to draw in {run.folder}: no role has written "
                             "metrics there")
-    names = _names([run.config() for run in runs])
+    names = _names([run.config() for run in runs], names)
     looks = cycle(zip(COLOURS, DASHES, MARKERS, strict=True))
     styles = {name: Style(*look) for name, look in zip(dict.fromkeys(names), looks, strict=False)}
     return [Curves(name, found, _collapsed(found), (run.divergence() or {}).get("step"),
@@ -104,9 +105,9 @@ def _read(runs: Sequence[Run]) -> list[Curves]:
             for run, found, name in zip(runs, records, names, strict=True)]
 
 
-def _names(configs: Sequence[Record]) -> list[str]:
+def _names(configs: Sequence[Record], given: Sequence[str] | None) -> list[str]:
     """Variants; seeds where they are all that differs."""
-    names = labels(configs)
+    names = list(given or labels(configs))
     seeds = {config[SEED] for config in configs}
     if len(set(names)) == 1 and len(seeds) > 1:
         return [f"{name}, seed {config[SEED]}" for name, config

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from official_files import write_cifar10
 
-from dualnet.cli.compare import Planned, _digest
+from dualnet.cli import build_parser, main
+from dualnet.cli.plan import Planned, digest_of, plan_of
 from dualnet.compare import Folder, compare, markdown, rows_csv, runs_csv, text
 from dualnet.config import TrainConfig
 from dualnet.errors import UserError
@@ -163,9 +164,31 @@ def test_a_run_is_paired_with_the_single_net_that_is_nearest(tmp_path):
 
 def test_the_folder_is_named_by_what_changes_the_result():
     plan = [Planned("admm", DualConfig(threads=1)), Planned("single", TrainConfig())]
-    assert _digest(plan) == _digest([Planned("single", TrainConfig(threads=2)),
+    assert digest_of(plan) == digest_of([Planned("single", TrainConfig(threads=2)),
                                      Planned("admm", DualConfig())])
-    assert _digest(plan) != _digest([Planned("admm", DualConfig(lr=0.02)), plan[1]])
+    assert digest_of(plan) != digest_of([Planned("admm", DualConfig(lr=0.02)), plan[1]])
+
+
+def test_a_variant_has_the_common_flags_and_its_own_which_win():
+    words = ["--lr", "0.5", "--data", "shapes", "--threads", "1", "--seeds", "3,4", "--losses",
+             "euclidean", "--single", "--variant", "fast=--schedule pipelined --micro_batches 2",
+             "--variant", "slow=--lr 0.25 --loss euclidean"]
+    plan = plan_of(build_parser().parse_args(["compare", *words]))
+    assert [(planned.kind, planned.settings.seed) for planned in plan] == [
+        (kind, seed) for seed in (3, 4) for kind in ("single", "euclidean", "fast", "slow")]
+    common = {"lr": 0.5, "data": "shapes", "threads": 1}
+    assert plan[2].settings == DualConfig(**common, seed=3, schedule="pipelined",
+                                          micro_batches=2).resolved()
+    assert plan[7].settings == DualConfig(**{**common, "lr": 0.25}, seed=4,
+                                          loss="euclidean").resolved()
+    assert plan[1].settings == DualConfig(**common, seed=3, loss="euclidean").resolved()
+
+
+def test_a_table_of_trained_variants_has_the_names_they_were_given(runs):
+    table = compare(runs, ["single"] * 3 + ["mine"] * 3 + ["yours"] * 3)
+    assert [row.variant for row in table.rows] == ["single", "mine", "yours"]
+    assert table.rows[1].spread("difference") == pytest.approx((0.0, math.sqrt(0.0012), 3),
+                                                               abs=1e-12)
 
 
 # -- the command, with real runs -------------------------------------------------------------------
@@ -231,6 +254,28 @@ def test_a_comparison_goes_on_where_it_was_killed(tmp_path):
     assert code == 2 and "belongs to a run with lr = 0.01, not 0.5" in err
 
 
+@pytest.mark.slow
+def test_variants_of_the_schedule_are_trained_tabulated_and_found_again(tmp_path):
+    write_cifar10(tmp_path)
+    words = ["--single", "--seeds", "0,1", *SMALL, "--variant", "lockstep=", "--variant",
+             "in-halves=--schedule pipelined --micro-batches 2"]
+    code, out, err = finish(*words, folder=tmp_path)
+    assert code == 0, err
+    folder = tmp_path / "all"
+    assert [line.split()[0] for line in (folder / "table.txt").read_text().split("\n\n")[0]
+            .splitlines()] == ["variant", "single", "lockstep", "in-halves"]
+    rows = {row["name"]: row for row in csv.DictReader((folder / "runs.csv").open())}
+    assert list(rows) == [f"{kind}-s{seed}" for kind in ("single", "lockstep", "in-halves")
+                          for seed in (0, 1)]
+    config = json.loads((folder / "in-halves-s1" / "config.json").read_text())
+    assert (config["schedule"], config["micro_batches"], config["seed"]) == ("pipelined", 2, 1)
+    # the pipeline adds up the gradients of its halves: the numbers of lockstep
+    assert [rows[f"in-halves-s{seed}"]["accuracy"] for seed in (0, 1)] == [
+        rows[f"lockstep-s{seed}"]["accuracy"] for seed in (0, 1)]
+    code, again, err = finish(*words, folder=tmp_path)
+    assert (code, again) == (0, out) and "6 of them trained before" in err
+
+
 def _frozen(folder):
     values = Run(folder / "admm-s0").config()
     values.pop("method")
@@ -266,4 +311,29 @@ def test_a_diverged_run_does_not_end_the_comparison_and_another_failure_does(tmp
 def test_bad_input_is_refused_before_anything_is_trained(tmp_path, words, sentence):
     code, _, err = finish(*words, folder=tmp_path)
     assert code == 2 and sentence in err, err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("words", "sentence"), [
+    (["--variant", "fast=--schedul pipelined"], "fast: unknown argument '--schedul'; did you mean "
+     "--schedule?"),
+    (["--variant", "fast=--schedule pipelind"], "--variant fast: unknown value of --schedule"),
+    (["--variant", "fast=--out there"], "fast: unknown argument '--out'"),
+    (["--variant", "fast=--seed 1"], "fast: unknown argument '--seed'"),
+    (["--variant", "fast=--lr ten"], "fast: argument --lr: expected float, found 'ten'"),
+    (["--variant", "fast='--lr 1"], "fast: no closing quotation"),
+    (["--variant", "../fast=--lr 1"], "expected NAME=FLAGS"),
+    (["--variant", "fast"], "expected NAME=FLAGS"),
+    (["--single", "--variant", "single=--lr 1"], "two variants are called single"),
+    (["--variant", "a=--lr 1", "--variant", "a=--lr 2"], "two variants are called a"),
+    (["nothing", "--variant", "a=--lr 1"], "trains nothing, so --variant has no use"),
+], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_a_bad_variant_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys, words,
+                                                             sentence):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(["compare", *words])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2 and sentence in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
