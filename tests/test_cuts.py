@@ -69,6 +69,7 @@ def test_caffenet_small_is_best_cut_at_pool2():
     assert best([each for each in cuts if each.boundary in ("pool1", "fc5")]).boundary == "pool1"
 
 
+@pytest.mark.slow
 def test_every_boundary_of_every_net_that_can_be_cut_is_listed_and_no_other():
     for name in nets.NETS:
         net = nets.build(name, (3, 32, 32), 10)

@@ -19,6 +19,23 @@ NETS = {
     "cuda-convnet-duplicated": "dualnet.nets.cuda_convnet:cuda_convnet_duplicated",
     "lenet": "dualnet.nets.lenet:lenet",
     "lenet-dropout": "dualnet.nets.lenet:lenet_dropout",
+    "resnet20": "dualnet.nets.resnet:resnet20",
+    "resnet32": "dualnet.nets.resnet:resnet32",
+    "resnet44": "dualnet.nets.resnet:resnet44",
+    "resnet56": "dualnet.nets.resnet:resnet56",
+    "resnet110": "dualnet.nets.resnet:resnet110",
+    "resnet20-projection": "dualnet.nets.resnet:resnet20_projection",
+    "resnet122-projection": "dualnet.nets.resnet:resnet122_projection",
+    "preact-resnet20": "dualnet.nets.preact_resnet:preact_resnet20",
+    "preact-resnet32": "dualnet.nets.preact_resnet:preact_resnet32",
+    "preact-resnet44": "dualnet.nets.preact_resnet:preact_resnet44",
+    "preact-resnet56": "dualnet.nets.preact_resnet:preact_resnet56",
+    "preact-resnet110": "dualnet.nets.preact_resnet:preact_resnet110",
+    "preact-resnet20-projection": "dualnet.nets.preact_resnet:preact_resnet20_projection",
+    "preact-resnet122-projection": "dualnet.nets.preact_resnet:preact_resnet122_projection",
+    "wrn-16-4": "dualnet.nets.wide_resnet:wrn_16_4",
+    "wrn-28-2": "dualnet.nets.wide_resnet:wrn_28_2",
+    "wrn-28-10": "dualnet.nets.wide_resnet:wrn_28_10",
 }
 
 

@@ -5,6 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from dualnet.nets.residual import blocks_of
 from dualnet.seeding import torch_seed
 
 
@@ -32,13 +33,15 @@ class Dropout(nn.Module):
 
 
 def set_iteration(net: nn.Module, seed: int, step: int, rows: slice | None = None) -> None:
-    """Tell every dropout layer of `net` which masks to draw next.
+    """Tell `net` which masks its dropout layers draw next, and which of its blocks it skips.
 
     rows  which samples of the batch come, if not all of it
     """
     for module in net.modules():
         if isinstance(module, Dropout):
             module.seed, module.step, module.rows = seed, step, rows
+    for name, block in blocks_of(net):
+        block.draw(name, seed, step)
 
 
 def with_named_dropout(net: nn.Sequential) -> nn.Sequential:
