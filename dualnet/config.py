@@ -211,8 +211,9 @@ class TrainConfig(Config):
                            " corners and their mirror images, and take the mean of the"
                            " probabilities; with --input-side", group="data")
     net: str = flag("caffenet-small", "network: caffenet, caffenet-small, lenet, resnet20,"
-                    " wrn-28-2, ..., or your own by package.module:function or path/to/file.py:function,"
-                    " which returns an nn.Sequential of named layers", group="network")
+                    " wrn-28-2, ..., or your own by package.module:function or"
+                    " path/to/file.py:function, which returns an nn.Sequential of named layers",
+                    group="network")
     net_source: str = flag("", "where the function of --net is, if its file has moved since"
                            " config.json was written", local=True, group="network")
     net_sha256: str = flag("", "content that the file of that function must have; empty: any",
