@@ -52,6 +52,7 @@ ALLOWED = {
     "config": set(), "errors": set(), "seeding": set(),
     "caffe": {"caffe"},
     "deferred": set(),
+    "optim": {"optim"},
     "schedules": set(),
     "losses": set(),
     "devices": set(),

@@ -1,0 +1,1 @@
+"""Optimisers and backward passes that torch has no counterpart for."""
