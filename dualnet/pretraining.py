@@ -12,6 +12,8 @@ from torch import nn
 
 from dualnet import machine, nets
 from dualnet.checkpoints import Checkpoints, Spent
+from dualnet.config import TrainConfig
+from dualnet.data.dataset import Dataset
 from dualnet.errors import UserError
 from dualnet.methods.net2wider.settings import TEACHER, WIDER, Net2WiderConfig
 from dualnet.methods.net2wider.training import Wider, teacher, wider_net
@@ -19,18 +21,30 @@ from dualnet.methods.partition.settings import MERGED, PartitionConfig
 from dualnet.methods.partition.training import Merged, sub_model
 from dualnet.methods.protocol import Record
 from dualnet.run import Run
-from dualnet.session import agreed_digest, alone, begin, common_summary, load_data, newest_start
+from dualnet.session import (
+    agreed_digest,
+    alone,
+    batches_of,
+    begin,
+    common_summary,
+    load_data,
+    newest_start,
+)
 from dualnet.supervised import Supervised
 from dualnet.train import Clock
 from shared_fs import Start
 
 
 class Pretraining:
-    """What all phases of a run share: settings, data, folder."""
+    """What all phases of a run share: settings, data, folder.
 
-    def __init__(self, settings: PartitionConfig | Net2WiderConfig, run: Run) -> None:
+    dataset  the data, if they are not those of the settings
+    """
+
+    def __init__(self, settings: TrainConfig, run: Run, dataset: Dataset | None = None) -> None:
         self.settings, self.run = settings, run
-        self.dataset, self.batches = load_data(settings)
+        self.dataset, self.batches = (load_data(settings) if dataset is None else
+                                      (dataset, batches_of(dataset, settings)))
         self._digest = agreed_digest(settings, self.dataset)
 
     def net(self) -> nn.Sequential:
@@ -41,20 +55,19 @@ class Pretraining:
         """Those of `role`."""
         return self.run.checkpoints(role, self._digest, machine.versions())
 
-    def train_first(self, method: Supervised) -> Iterator[Record]:
-        """Train a narrow net to its last iteration; nothing happens if it is there."""
+    def train_first(self, method: Supervised, until: int) -> Iterator[Record]:
+        """Train a narrow net to iteration `until`, its last; nothing happens if it is there."""
         checkpoints = self.checkpoints(method.name)
         start = newest_start(self.run, method.name, checkpoints)
-        if start.step < method.settings.iterations:
+        if start.step < until:
             spent = begin(method, checkpoints, start)
             yield from alone(method, self.run, checkpoints, start, spent)
 
-    def restore(self, method: Supervised) -> Spent:
-        """Give a narrow net the state after its last iteration, and say what it took.
+    def restore(self, method: Supervised, until: int) -> Spent:
+        """Give a narrow net the state after iteration `until`, its last, and say what it took.
 
         Raises UserError if it is not trained to the end.
         """
-        until = method.settings.iterations
         if until == 0:
             return Spent()
         checkpoints = self.checkpoints(method.name)
@@ -128,14 +141,15 @@ class Partition(Pretraining):
 
     def train_sub(self, role: str) -> Iterator[Record]:
         """Train sub-model `role` up to the merge, as far as it is not trained yet."""
-        yield from self.train_first(self.sub(role))
+        assert self.settings.merge_at is not None
+        yield from self.train_first(self.sub(role), self.settings.merge_at)
 
     def train_merged(self) -> Iterator[Record]:
         """Merge the sub-models and train the whole net to the end."""
         settings = self.settings
         assert settings.merge_at is not None
         subs = [self.sub(role) for role in settings.sub_roles]
-        spents = [self.restore(sub) for sub in subs]
+        spents = [self.restore(sub, settings.merge_at) for sub in subs]
         device = machine.prepare(settings, MERGED, (MERGED,))
         method = Merged(settings, subs, self.batches, device)
         start, is_new = self.start_whole(MERGED, settings.merge_at)
@@ -161,15 +175,16 @@ class Net2Wider(Pretraining):
 
         Raises UserError, before anything is trained, if it cannot be widened as asked.
         """
+        assert self.settings.widen_at is not None
         wider_net(self.settings, self.net())
-        yield from self.train_first(self.teacher())
+        yield from self.train_first(self.teacher(), self.settings.widen_at)
 
     def train_wider(self) -> Iterator[Record]:
         """Widen the teacher and train the whole net to the end."""
         settings = self.settings
         assert settings.widen_at is not None
         narrow = self.teacher()
-        spent = self.restore(narrow)
+        spent = self.restore(narrow, settings.widen_at)
         device = machine.prepare(settings, WIDER, (WIDER,))
         method = Wider(settings, narrow, self.batches, device)
         start, is_new = self.start_whole(WIDER, settings.widen_at)

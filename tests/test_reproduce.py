@@ -238,7 +238,7 @@ def test_the_list_has_every_target_with_its_cost_at_each_scale(capsys):
     assert main(["reproduce", "--list"]) == 0
     text = capsys.readouterr().out
     for target in TARGETS.values():
-        section = text.partition(f"{target.name}\n")[2].split("\nthesis-")[0]
+        section = re.search(rf"^{target.name}\n((?:  .*\n?)+)", text, re.M)[1]
         assert target.paper in section and target.shows in section
         for scale in SCALES:
             assert re.search(rf"^ +{scale} +{re.escape(target.cost[scale])}$", section, re.M)

@@ -93,9 +93,11 @@ def _cited(figure: str, published: Published) -> str:
 
 
 def said(figure: str, value: float) -> str:
-    """A value in the unit of its figure: accuracies in percent."""
+    """A value in the unit of its figure: accuracies in percent, counts in full."""
     if figure.startswith("accuracy"):
         return f"{100 * value:.2f} %"
+    if figure == "parameters":
+        return f"{value:,.0f}"
     return f"{value:.4g}" if abs(value) < 1e5 else f"{value:,.0f}"
 
 

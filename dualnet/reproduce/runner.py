@@ -68,7 +68,7 @@ def training(job: Job) -> Outcome:
 
 def train_net(job: Job) -> Trained:
     """Train what the settings describe into `job.folder`, replacing the run that is there."""
-    dataset = _dataset(job.settings.data, job.settings.data_dir, job.test_images)
+    dataset = dataset_of(job.settings.data, job.settings.data_dir, job.test_images)
     batches = session.batches_of(dataset, job.settings)
     if isinstance(job.settings, DualConfig):
         return _train_dual(job.settings.resolved(), Run(job.folder), dataset, batches)
@@ -76,7 +76,7 @@ def train_net(job: Job) -> Trained:
 
 
 @lru_cache(maxsize=1)
-def _dataset(name: str, folder: str, test_images: int | None) -> Dataset:
+def dataset_of(name: str, folder: str, test_images: int | None) -> Dataset:
     """The data set with its first `test_images` test images; kept for the next variant."""
     dataset = data.load(name, Path(folder))
     return dataclasses.replace(dataset, test_images=dataset.test_images[:test_images],

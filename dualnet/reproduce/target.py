@@ -48,10 +48,11 @@ class Variant:
 class Target:
     """A published table or figure.
 
-    variants  scale -> the rows
-    cost      scale -> how long it takes, in words
-    curves    names of the curves that explain the figures, and how their axis is scaled
-    seeded    whether the seed changes anything
+    variants   scale -> the rows
+    cost       scale -> how long it takes, in words
+    curves     names of the curves that explain the figures, and how their axis is scaled
+    seeded     whether the seed changes anything
+    densities  names of curves that are shares of pairs of values in 0 to 1, a matrix each
     """
 
     name: str
@@ -61,13 +62,14 @@ class Target:
     variants: Callable[[str], list[Variant]]
     curves: Mapping[str, str] = dataclasses.field(default_factory=dict)
     seeded: bool = True
+    densities: Sequence[str] = ()
 
 
 class Outcome(NamedTuple):
     """What a measurement gave.
 
     figures  name -> value, None where it could not be measured
-    curves   name -> [[iteration, value], ...]
+    curves   name -> [[iteration, value], ...], or the rows of a matrix
     where    device, device_name, threads and versions
     """
 

@@ -36,8 +36,8 @@ def teacher_net(settings: Net2WiderConfig, net: nn.Sequential) -> nn.Sequential:
 
 def teacher(settings: Net2WiderConfig, net: nn.Sequential, batches: Batches,
             device: torch.device) -> Supervised:
-    """The narrow net, trained up to the widening."""
-    until = settings.replace(iterations=settings.widen_at)
+    """The narrow net, trained up to the widening; where that comes first, by nobody."""
+    until = settings.replace(iterations=settings.widen_at or 1)
     return Supervised(TEACHER, METHOD, until, teacher_net(settings, net), batches, device,
                       horizon=settings.iterations)
 

@@ -38,9 +38,12 @@ def merged_net(settings: PartitionConfig, net: nn.Sequential) -> nn.Sequential:
 
 def sub_model(settings: PartitionConfig, role: str, net: nn.Sequential, batches: Batches,
               device: torch.device) -> Supervised:
-    """Sub-model `role` of `net`: trained as the whole net is, up to the merge."""
+    """Sub-model `role` of `net`: trained as the whole net is, up to the merge.
+
+    Where the merge comes before all training nobody trains it.
+    """
     sub = initial_subs(settings, net)[settings.sub_roles.index(role)]
-    until = settings.replace(iterations=settings.merge_at)
+    until = settings.replace(iterations=settings.merge_at or 1)
     return Supervised(role, METHOD, until, sub, batches, device, horizon=settings.iterations)
 
 
