@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn import grad as conv_grad
-from torch.overrides import TorchFunctionMode
+
+from dualnet.layer_calls import LayerCalls
 
 Pair = tuple[Tensor, Tensor]    # input and output gradient of one call
 
 
-class DeferredGradients(TorchFunctionMode):
+class DeferredGradients(LayerCalls):
     """While it is active, linear layers and 2-d convolutions keep (input, output gradient).
 
-    Works on every module that calls `functional.linear` or `functional.conv2d` with a weight of
-    its own; all other parameters get their gradients at once, as always.
+    All other parameters than their weights and biases get their gradients at once, as always.
 
         with later:
             for images in micro_batches:
@@ -34,24 +34,15 @@ class DeferredGradients(TorchFunctionMode):
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        super().__init__()
-        self._waiting = {id(parameter) for parameter in parameters}
+        super().__init__(parameters)
         self._calls: dict[int, tuple[Callable[[Tensor, Tensor], None], list[Pair]]] = {}
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (),
-                           kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if function is functional.linear and self._is_waiting(args, kwargs):
-            return _Linear.apply(self, *_linear_arguments(*args, **kwargs))
-        if function is functional.conv2d and self._is_waiting(args, kwargs):
-            found = _conv2d_arguments(*args, **kwargs)
-            if not isinstance(found[-1]["padding"], str):   # the backward pass wants numbers
-                return _Conv2d.apply(self, *found)
-        return function(*args, **kwargs)
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _Linear.apply(self, x, weight, bias)
 
-    def _is_waiting(self, args: Any, kwargs: dict[str, Any]) -> bool:
-        weight = args[1] if len(args) > 1 else kwargs["weight"]
-        return id(weight) in self._waiting
+    def conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None,
+               geometry: dict[str, Any]) -> Tensor:
+        return _Conv2d.apply(self, x, weight, bias, geometry)
 
     def keep(self, weight: Tensor, add_to: Callable[[Tensor, Tensor], None], pair: Pair) -> None:
         """Note one call of a layer; `add_to` turns inputs and output gradients into .grad."""
@@ -64,17 +55,6 @@ class DeferredGradients(TorchFunctionMode):
             inputs, gradients = (torch.cat(parts) for parts in zip(*pairs, strict=True))
             add_to(inputs, gradients)
         self._calls.clear()
-
-
-def _linear_arguments(input: Tensor, weight: Tensor,
-                      bias: Tensor | None = None) -> tuple[Any, ...]:
-    return input, weight, bias
-
-
-def _conv2d_arguments(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1,
-                      padding: Any = 0, dilation: Any = 1, groups: int = 1) -> tuple[Any, ...]:
-    return input, weight, bias, {"stride": stride, "padding": padding, "dilation": dilation,
-                             "groups": groups}
 
 
 def _add(parameter: Tensor | None, gradient: Tensor) -> None:

@@ -51,8 +51,9 @@ ALLOWED = {
     # room: the rooms below it, besides the leaves; shared_fs where it may be used
     "config": set(), "errors": set(), "seeding": set(),
     "caffe": {"caffe"},
-    "deferred": set(),
-    "optim": {"optim"},
+    "layer_calls": set(),
+    "deferred": {"layer_calls"},
+    "optim": {"layer_calls", "optim"},
     "schedules": set(),
     "losses": set(),
     "devices": set(),
