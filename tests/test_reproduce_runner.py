@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from dualnet.channel import QueueChannel
+from dualnet.memory import bisected, bytes_per_image
 from dualnet.methods.dual.settings import DualConfig
-from dualnet.reproduce.capacity import bisected, bytes_per_image, capacity
+from dualnet.reproduce.capacity import capacity
 from dualnet.reproduce.runner import (
     Job,
     against_default,

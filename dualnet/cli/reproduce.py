@@ -14,7 +14,8 @@ from dualnet.reproduce.target import SCALES, Target
 from dualnet.reproduce.targets import CAFFE_FIDELITY, FIDELITY_TABLE, TARGETS
 
 if TYPE_CHECKING:
-    from dualnet.reproduce.ledger import Ledger, Line
+    from dualnet.ledger import Line
+    from dualnet.reproduce.ledger import Ledger
     from dualnet.reproduce.measure import Task
 
 REPORT = "README.md"

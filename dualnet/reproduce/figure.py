@@ -12,7 +12,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from dualnet.reproduce.ledger import Line
+from dualnet.ledger import Line
 from dualnet.reproduce.target import Target, Variant
 
 # Okabe and Ito's palette, safe for colour-blind readers, and dashes that tell it apart in grey.

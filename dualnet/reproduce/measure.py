@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dualnet import data
-from dualnet.reproduce.ledger import Key, Ledger, Line, revision
+from dualnet.ledger import Line, revision
+from dualnet.reproduce.ledger import Key, Ledger
 from dualnet.reproduce.target import Outcome, Target, Variant, digest
 
 

@@ -4,7 +4,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dualnet.reproduce.ledger import Ledger, Line
+from dualnet.ledger import Line
+from dualnet.reproduce.ledger import Ledger
 from dualnet.reproduce.measure import command
 from dualnet.reproduce.target import SCALES, Published, Target, Variant, digest
 from dualnet.reproduce.targets import CAFFE_FIDELITY, FIDELITY_TABLE
