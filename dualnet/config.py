@@ -186,6 +186,21 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+def _by_layer(flag: str, text: str) -> dict[str, float]:
+    """The numbers of LAYER=NUMBER,... by layer.  Raises UserError for anything else."""
+    numbers = {}
+    for entry in filter(None, text.split(",")):
+        layer, equals, number = (word.strip() for word in entry.partition("="))
+        try:
+            numbers[layer] = float(number)
+        except ValueError:
+            equals = ""
+        if not layer or not equals or not numbers[layer] >= 0:
+            raise UserError(f"{flag} takes LAYER=NUMBER,... with numbers of at least 0, found "
+                            f"'{entry}'")
+    return numbers
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Config):
     """What every method needs to train a net."""
@@ -241,6 +256,8 @@ class TrainConfig(Config):
     weight_decay: float = flag(0.0, "weight decay, added to the gradient", minimum=0)
     layer_decay: str = flag("", "weight decay of layers that have another than --weight-decay, such"
                             " as conv1=0,fc5=0.01")
+    layer_lr: str = flag("", "learning rate of layers that have another than --lr, as a multiple of"
+                         " it, such as conv1=0.1,fc5=2")
     solver: str = flag("torch", "form of SGD: torch's, or Caffe's (rate inside the momentum)",
                        choices=("torch", "caffe"))
     bias_lr: float = flag(1.0, "learning rate of biases, as a multiple of the weights'", minimum=0)
@@ -264,17 +281,11 @@ class TrainConfig(Config):
 
     def layer_decays(self) -> dict[str, float]:
         """--layer-decay by layer.  Raises UserError if it cannot be read."""
-        decays = {}
-        for entry in filter(None, self.layer_decay.split(",")):
-            layer, equals, text = (word.strip() for word in entry.partition("="))
-            try:
-                decays[layer] = float(text)
-            except ValueError:
-                equals = ""
-            if not layer or not equals or not decays[layer] >= 0:
-                raise UserError("--layer-decay takes LAYER=NUMBER,... with numbers of at least 0, "
-                                f"found '{entry}'")
-        return decays
+        return _by_layer("--layer-decay", self.layer_decay)
+
+    def layer_lrs(self) -> dict[str, float]:
+        """--layer-lr by layer.  Raises UserError if it cannot be read."""
+        return _by_layer("--layer-lr", self.layer_lr)
 
     def is_logged(self, step: int) -> bool:
         """Whether iteration `step` (counted from 0) ends a line of metrics."""

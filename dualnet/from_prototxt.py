@@ -44,9 +44,10 @@ def settings_from(values: Mapping[str, Any], method: str) -> dict[str, Any]:
         found |= _from_solvers(files, found["batch_size"], method)
     for name, value in found.items():
         if values.get(name, value) != value and name not in FREE:
+            said = "nothing of it" if value == "" else value
             raise UserError(f"{spelling(name)} {values[name]} contradicts the files of --prototxt "
-                            f"and --solver-prototxt, which say {value}; leave it out, or change "
-                            "the file")
+                            f"and --solver-prototxt, which say {said}; leave it out, or change the "
+                            "file")
     # Whole paths, so that the run can be used from any folder.
     places = {"prototxt": _whole(map(str, files.paths)),
               "solver_prototxt": _whole(_split(values.get("solver_prototxt", "")))}
@@ -160,7 +161,8 @@ def _from_net(files: _Files, net: "FileNet", method: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "prototxt_sha256": files.sha256,
         "net": re.sub(r"[^\w.+-]", "_", "+".join(filter(None, names))) or "prototxt",
-        "batch_size": net.batch_size, "bias_lr": 1.0, "bias_decay": 1.0, **net.preprocessing}
+        "batch_size": net.batch_size, "bias_lr": 1.0, "bias_decay": 1.0, "layer_lr": "",
+        "layer_decay": "", **net.preprocessing}
     if method == "dual":
         found |= {"cut": net.cut, "before_activation": net.before_activation, "loss": net.loss,
                   "denominator": net.denominator}

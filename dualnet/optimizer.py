@@ -76,18 +76,19 @@ class Optimizer:
 
 
 def _groups(net: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
-    """Weights, then biases, apart where their decay is."""
-    decays = settings.layer_decays()
+    """Weights, then biases, apart where their rate or decay is."""
+    rates, decays = settings.layer_lrs(), settings.layer_decays()
     if isinstance(net, nn.Sequential):      # of a part of a net the other layers are not known
-        for layer in decays:
-            choose("layer in --layer-decay", layer, dict(net.named_children()))
+        for flag, layers in (("--layer-lr", rates), ("--layer-decay", decays)):
+            for layer in layers:
+                choose(f"layer in {flag}", layer, dict(net.named_children()))
     named = sorted(net.named_parameters(), key=lambda item: item[0].endswith("bias"))
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[bool, float, float], dict[str, Any]] = {}
     for name, parameter in named:
         is_bias, layer = name.endswith("bias"), name.rpartition(".")[0].rpartition(".")[2]
-        multiple = settings.bias_lr if is_bias else 1.0
+        multiple = rates.get(layer, 1.0) * (settings.bias_lr if is_bias else 1.0)
         decay = decays.get(layer, settings.weight_decay) * (settings.bias_decay if is_bias else 1)
-        group = groups.setdefault((is_bias, decay), {
+        group = groups.setdefault((is_bias, multiple, decay), {
             "params": [], "multiple": multiple, "weight_decay": decay})
         group["params"].append(parameter)
     return list(groups.values())

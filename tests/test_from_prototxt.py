@@ -157,7 +157,8 @@ def test_iterations_seed_tests_and_loss_may_be_chosen_beside_the_files(files):
 @pytest.mark.parametrize(("name", "value", "said"), [
     ("lr", 0.1, "0.05"), ("batch_size", 30, "20"), ("momentum", 0.5, "0.9"),
     ("net", "lenet", "front.back"), ("cut", "pool1", "pool2"), ("lr_schedule", "tail", "solver"),
-    ("prototxt_sha256", "0", "[0-9a-f]{64}")])
+    ("prototxt_sha256", "0", "[0-9a-f]{64}"), ("layer_lr", "conv1=2", "nothing of it"),
+    ("layer_decay", "conv1=0", "nothing of it")])
 def test_a_flag_that_contradicts_the_files_is_refused(files, name, value, said):
     flag = "--" + name.replace("_", "-")
     with pytest.raises(UserError, match=f"{flag} {value} contradicts the files.* {said}; leave"):

@@ -39,6 +39,17 @@ def test_layers_have_a_decay_of_their_own_and_biases_a_share_of_it(solver):
         "two.weight": 1 - 0.1 * 5, "two.bias": 1 - 0.2 * 3.5}, abs=1e-15)
 
 
+@pytest.mark.parametrize("solver", ["torch", "caffe"])
+def test_layers_have_a_rate_of_their_own_and_biases_a_multiple_of_it(solver):
+    # w - 0.1 rate (2 + w);  biases at three times the rate of their layer
+    found = updated(net_of_ones(), solver=solver, weight_decay=1.0, layer_lr="two=0.5",
+                    bias_lr=3.0)
+    assert found == pytest.approx({
+        "one.weight": 1 - 0.1 * 3, "one.bias": 1 - 0.3 * 3,
+        "two.weight": 1 - 0.05 * 3, "two.bias": 1 - 0.15 * 3}, abs=1e-15)
+    assert updated(net_of_ones(), solver=solver, layer_lr="two=0")["two.weight"] == 1
+
+
 def test_layers_of_a_part_of_a_net_are_found_by_their_own_name():
     net = nets.build("lenet", (1, 28, 28), 10)
     front, _ = cut(net, ["pool1"])
@@ -55,9 +66,11 @@ def test_layers_of_a_part_of_a_net_are_found_by_their_own_name():
     ("two=x", "found 'two=x'"), ("two=-1", "found 'two=-1'"), ("=1", "found '=1'"),
     ("two=nan", "found 'two=nan'"),
 ])
-def test_a_decay_that_cannot_be_meant_is_refused(text, message):
+def test_a_decay_or_rate_that_cannot_be_meant_is_refused(text, message):
     with pytest.raises(UserError, match=message):
         updated(net_of_ones(), layer_decay=text)
+    with pytest.raises(UserError, match=message.replace("--layer-decay", "--layer-lr")):
+        updated(net_of_ones(), layer_lr=text)
 
 
 @pytest.mark.parametrize("solver", ["torch", "caffe"])

@@ -1,5 +1,6 @@
 """Draw a target from its ledger: every run beside the published values, and curves of one seed."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,11 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 
 from dualnet.ledger import Line
@@ -25,8 +29,16 @@ MARGIN = 2.0        # factor beyond the ends of the curves on a logarithmic axis
 TITLES = {"loss1": "loss of net1", "loss2": "classification loss",
           "rms_conv3": "root mean square of conv3 (net1)", "rms_pool2": "root mean square of pool2",
           "rms_conv3p": "root mean square of conv3'", "grad_norm_net1": "norm of net1's gradients",
-          "accuracy": "test accuracy", "ratio": "largest batch, dual net / single net",
+          "accuracy": "test accuracy", "errors": "errors per 10,000 test images",
+          "errors_s": "errors per 10,000 test images", "test_loss": "loss of the test images",
+          "test_loss_s": "loss of the test images",
+          "iteration_speedup": "iteration of the whole net / of a sub-model, seconds",
+          "probabilities": "share of images", "ratio": "largest batch, dual net / single net",
           "difference_loss1_5": "largest relative difference of net1's loss, five iterations"}
+# Of curves that do not run over iterations.
+ABSCISSAE = {"test_loss": "epoch", "errors": "epoch",
+             "test_loss_s": "seconds of training, sub-models at once",
+             "errors_s": "seconds of training, sub-models at once"}
 
 
 def draw(target: Target, scale: str, lines: Sequence[Line], path: Path) -> None:
@@ -35,13 +47,21 @@ def draw(target: Target, scale: str, lines: Sequence[Line], path: Path) -> None:
                 if any(line["variant"] == variant.name for line in lines)]
     names = [name for name in target.curves if any(line["curves"].get(name) for line in lines)]
     rows = (len(names) + 1) // 2
-    heights = [0.7 + 0.32 * len(variants), *[2.3] * rows]
+    densities = [name for name in target.densities if _of_first_seed(name, variants, lines)]
+    heights = [0.7 + 0.32 * len(variants), *[2.3] * rows, *[2.8] * len(densities)]
     figure = pyplot.figure(figsize=(9, sum(heights) + 0.4), layout="constrained")
-    grid = figure.add_gridspec(1 + rows, 2, height_ratios=heights)
-    _draw_values(figure.add_subplot(grid[0, :]), variants, lines)
-    for index, name in enumerate(names):
-        axis = figure.add_subplot(grid[1 + index // 2, index % 2])
-        _draw_curves(axis, name, target.curves[name], variants, lines)
+    parts = figure.subfigures(1 + bool(rows) + len(densities), height_ratios=[
+        heights[0], *[sum(heights[1:1 + rows])] * bool(rows), *heights[1 + rows:]], squeeze=False)
+    _draw_values(parts[0, 0].subplots(), variants, lines)
+    if rows:
+        axes = parts[1, 0].subplots(rows, 2, squeeze=False).flat
+        for axis, name in itertools.zip_longest(axes, names):
+            if name is None:
+                axis.set_visible(False)
+            else:
+                _draw_curves(axis, name, target.curves[name], variants, lines)
+    for part, name in zip(parts[1 + bool(rows):, 0], densities, strict=True):
+        _draw_densities(part, name, variants, lines)
     data = dict.fromkeys(line["data"] or "random images" for line in lines)
     seed = f"; curves of seed {min(line['seed'] for line in lines)}" if names else ""
     figure.suptitle(f"{target.name}: {target.paper}; scale {scale}, {', '.join(data)}{seed}",
@@ -79,24 +99,53 @@ def _draw_values(axis: Axes, variants: Sequence[Variant], lines: Sequence[Line])
                 frameon=False)
 
 
+def _of_first_seed(name: str, variants: Sequence[Variant],
+                   lines: Sequence[Line]) -> dict[int, list[list[float]]]:
+    """The curve `name` of each variant that has it, by the variant's row, of the smallest seed."""
+    seed = min(line["seed"] for line in lines)
+    return {row: line["curves"][name] for row, variant in enumerate(variants) for line in lines
+            if line["curves"].get(name) and (line["variant"], line["seed"]) == (variant.name, seed)}
+
+
 def _draw_curves(axis: Axes, name: str, scale: str, variants: Sequence[Variant],
                  lines: Sequence[Line]) -> None:
+    """The curves of all variants; a ring where one has two values, before and behind a merge."""
     drawn = []
-    seed = min(line["seed"] for line in lines)
-    for row, variant in enumerate(variants):
-        for line in lines:
-            points = line["curves"].get(name)
-            if points and (line["variant"], line["seed"]) == (variant.name, seed):
-                steps, values = zip(*points, strict=True)
-                drawn.append(values)
-                axis.plot(steps, values, color=COLOURS[row % len(COLOURS)],
-                          linestyle=DASHES[row % len(DASHES)], linewidth=1.4)
+    for row, points in _of_first_seed(name, variants, lines).items():
+        steps, values = zip(*points, strict=True)
+        drawn.append(values)
+        colour = COLOURS[row % len(COLOURS)]
+        axis.plot(steps, values, color=colour, linestyle=DASHES[row % len(DASHES)], linewidth=1.4)
+        merge = [step for step, after in itertools.pairwise(steps) if step == after]
+        for step in merge:
+            axis.axvline(step, color=colour, linestyle=":", linewidth=0.8)
+        ends = [point for point in points if point[0] in merge]
+        axis.plot([step for step, _ in ends], [value for _, value in ends], "o", color=colour,
+                  fillstyle="none", markersize=4)
     axis.set_yscale(scale)
     axis.set_ylim(*limits(drawn, scale))
     axis.set_title(TITLES.get(name, name), fontsize="small")
-    axis.set_xlabel("iteration", fontsize="small")
+    axis.set_xlabel(ABSCISSAE.get(name, "iteration"), fontsize="small")
     axis.tick_params(labelsize="small")
     axis.grid(alpha=0.3)
+
+
+def _draw_densities(part: SubFigure, name: str, variants: Sequence[Variant],
+                    lines: Sequence[Line]) -> None:
+    """Shares of pairs of values between 0 and 1, a square for each variant."""
+    found = _of_first_seed(name, variants, lines)
+    matrices = {row: np.array(matrix) for row, matrix in found.items()}
+    least = min(matrix[matrix > 0].min() for matrix in matrices.values())
+    axes = part.subplots(1, len(found), squeeze=False, sharey=True)[0]
+    for axis, (row, matrix) in zip(axes, matrices.items(), strict=True):
+        image = axis.imshow(matrix.T, origin="lower", extent=(0, 1, 0, 1), cmap="viridis_r",
+                            norm=LogNorm(least, 1))
+        axis.set_title(variants[row].name, fontsize="small")
+        axis.set_xlabel("a sub-model", fontsize="small")
+        axis.tick_params(labelsize="small")
+    axes[0].set_ylabel("another one", fontsize="small")
+    part.colorbar(image, ax=axes, label=TITLES.get(name, name))
+    part.suptitle("probability of the correct class", fontsize="small")
 
 
 def limits(curves: Sequence[Sequence[float]], scale: str) -> tuple[float, float]:
