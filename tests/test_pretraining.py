@@ -22,6 +22,7 @@ from dualnet.config import TrainConfig
 from dualnet.errors import UserError
 from dualnet.launcher import Launcher
 from dualnet.methods.net2wider.settings import Net2WiderConfig
+from dualnet.methods.net2wider.training import Wider, teacher
 from dualnet.methods.partition.settings import PartitionConfig
 from dualnet.methods.partition.training import Merged, diversity, initial_subs, sub_model
 from dualnet.panels import with_mean_of_subs
@@ -214,6 +215,28 @@ def test_widening_without_noise_changes_no_loss_and_with_noise_a_little(tmp_path
         assert difference < bound and (difference > 1e-6) == (noise > 0)
         assert line["net2wider/loss_teacher"] == scores_of(run, "teacher")[3]["loss"]
         assert run.summary()["parameters"] == 149_738
+
+
+def test_a_wider_net_begins_with_the_momentum_of_nothing():
+    settings = Net2WiderConfig(net="lenet", iterations=8, batch_size=8, noise=0.0,
+                               precision="float64", lr_schedule="constant").resolved()
+    cpu, batches = torch.device("cpu"), RandomBatches()
+    narrow = teacher(settings, nets.build("lenet", (1, 28, 28), 10), batches, cpu)
+    assert len(list(narrow.steps())) == 4 and narrow.optimizer.momentum(narrow.net)
+    wider = Wider(settings, narrow, batches, cpu)
+    assert wider.optimizer.momentum(wider.net) == {}
+    before = wider.net.conv1.weight.detach().clone()
+    next(wider.steps(4))        # the first update is the rate times the gradient, and no more
+    torch.testing.assert_close(wider.net.conv1.weight,
+                               before - 0.01 * wider.net.conv1.weight.grad, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(("method", "flag", "role"), [
+    ("partition", "--merge-at", "merged"), ("net2wider", "--widen-at", "wider")])
+def test_a_merge_or_widening_may_come_before_all_training(tmp_path, method, flag, role):
+    run = train(method, tmp_path / "run", "--iterations", 2, flag, 0)
+    assert run.roles == [role] and list(scores_of(run, role)) == [2]
+    assert run.summary()["parameters"] == 149_738
 
 
 def test_ten_views_are_scored_by_their_mean_probability(tmp_path):

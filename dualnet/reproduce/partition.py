@@ -160,8 +160,8 @@ TARGETS = (
            densities=("probabilities",)),
     Target("partition-table-2", f"{PAPER}, table 2 (section 3.2)",
            "when to merge, on CIFAR-10: the full nets, partitioning and Net2WiderNet, errors and "
-           "speed-ups in series and in parallel (at scale cpu an epoch is one iteration of 32 images,"
-           " and the first 2,000 test images are scored)",
+           "speed-ups in series and in parallel (at scale cpu an epoch is one iteration of 32 "
+           "images, and the first 2,000 test images are scored)",
            {"smoke": "10 s", "cpu": "9 min a seed", "gpu": "8 min a run, estimated",
             "full": "80 min a run on a GPU, estimated; 20 seeds as published"}, _table_2,
            {"test_loss": "linear", "errors": "linear"}),

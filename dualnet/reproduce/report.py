@@ -21,8 +21,8 @@ not written by hand. `ours` is the mean over n seeds, `spread` the sample standa
 Accuracies are of the test images, through conv3' where the net was cut. `loss1` is the loss of
 net1, `loss2` the classification loss, `rms_` the root mean square of an activation over a batch;
 `_first` is a figure of the first iteration, `_last` of the last line of metrics, `@N` after N
-iterations. `errors` are per 10,000 test images; `_before` and `_after` are of the nets just before and
-just after they are merged or widened. Costs are for cores that do nothing else.
+iterations. `errors` are per 10,000 test images; `_before` and `_after` are of the nets just before
+and just after they are merged or widened. Costs are for cores that do nothing else.
 """
 
 
