@@ -34,6 +34,12 @@ def flag(default: Any, help: str, *, minimum: float | None = None, choices: tupl
         "help": help, "minimum": minimum, "choices": choices, "local": local, "group": group})
 
 
+def changed(config: "type[Config]", name: str, default: Any, **metadata: Any) -> Any:
+    """The field `name` of a base class with another default, and other metadata where given."""
+    field = config.__dataclass_fields__[name]  # type: ignore[attr-defined]
+    return dataclasses.field(default=default, metadata={**field.metadata, **metadata})
+
+
 def spelling(name: str) -> str:
     """The flag that sets the field `name`."""
     return "--" + name.replace("_", "-")
@@ -273,6 +279,11 @@ class TrainConfig(Config):
                        " takes the CPU", local=True, group="machine")
     threads: int = flag(0, "CPU threads of each process; 0 takes one per core", minimum=0,
                         local=True, group="machine")
+
+    @property
+    def weight_format(self) -> str:
+        """Number format of the weights, where --precision does not mean them."""
+        return self.precision
 
     @property
     def num_views(self) -> int:

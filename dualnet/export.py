@@ -9,6 +9,7 @@ import importlib
 import os
 import uuid
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +36,24 @@ def state_of(run: Run, *, merged: bool = False) -> "OrderedDict[str, Tensor]":
         if merged:
             raise UserError(f"{run.folder} is not of a dual net, so there is no second copy of a "
                             "layer to merge; leave out --merged")
-        return OrderedDict(run.load_checkpoint(config["method"], iterations)["net"])
+        state = run.load_checkpoint(config["method"], iterations)
+        return _folded(state["net"], state.get("survival", {}))
     front, back = (run.load_checkpoint(role, iterations)["part"] for role in ROLES)
     groups = ((front, "body."), (front, "tail.") if merged else (back, "head."), (back, "body."))
     return OrderedDict((name.removeprefix(group), value) for part, group in groups
                        for name, value in part.items() if name.startswith(group))
+
+
+def _folded(net: "Mapping[str, Tensor]", survival: Mapping[str, float]
+            ) -> "OrderedDict[str, Tensor]":
+    """`net` with the factor of each layer in `survival` in its weights and biases: in a test a
+    block that may be skipped counts by its survival, which a plain net does not know."""
+    def factor(name: str) -> float:
+        layer, _, last = name.rpartition(".")
+        return survival.get(layer, 1.0) if last in ("weight", "bias") else 1.0
+
+    return OrderedDict((name, value if factor(name) == 1 else value * factor(name))
+                       for name, value in net.items())
 
 
 def write(state: "OrderedDict[str, Tensor]", path: Path, *, overwrite: bool = False) -> None:

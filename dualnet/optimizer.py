@@ -1,11 +1,13 @@
 """The optimiser of one part of a net, from the settings that all methods share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.modules.batchnorm import _NormBase
 
 from dualnet import caffe, schedules
 from dualnet.caffe.params import param_groups
@@ -13,25 +15,50 @@ from dualnet.caffe.solver_file import read_solver
 from dualnet.config import TrainConfig, choose
 from dualnet.errors import UserError
 
+Groups = list[dict[str, Any]]
+
+
+def sgd(groups: Groups, settings: TrainConfig, lr: float) -> torch.optim.Optimizer:
+    """Torch's SGD, or Caffe's with --solver caffe."""
+    if settings.solver == "caffe":
+        return caffe.SGD(groups, lr=lr, momentum=settings.momentum)
+    return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum)
+
+
+def nesterov(groups: Groups, settings: TrainConfig, lr: float) -> torch.optim.Optimizer:
+    """SGD with Nesterov's momentum."""
+    return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, nesterov=True)
+
+
+# What --optimizer names.  Before each step, "lr" of each group is set to the rate of the schedule
+# times the group's "multiple".
+OPTIMIZERS: dict[str, Callable[[Groups, TrainConfig, float], torch.optim.Optimizer]] = {
+    "sgd": sgd, "nesterov": nesterov}
+
 
 class Optimizer:
     """SGD whose learning rate follows the schedule of the settings, or the solver of a prototxt.
 
-    lr    learning rate at step 0; settings.lr is not read, since two parts may differ in it
-    part  which of the files of --solver-prototxt counts, from 0
+    lr          learning rate at step 0; settings.lr is not read, since two parts may differ in it
+    part        which of the files of --solver-prototxt counts, from 0
+    kind        one of OPTIMIZERS
+    schedule    in place of that of the settings
+    norm_decay  decay of scales and shifts of a normalisation, as a multiple of their layer's
     """
 
-    def __init__(self, net: nn.Module, settings: TrainConfig, lr: float, part: int = -1) -> None:
+    def __init__(self, net: nn.Module, settings: TrainConfig, lr: float, part: int = -1, *,
+                 kind: str = "sgd", schedule: schedules.Schedule | None = None,
+                 norm_decay: float = 1.0) -> None:
         if settings.solver_prototxt:
             found = read_solver(Path(settings.solver_prototxt.split(",")[part].strip()))
             groups = [{**group, "multiple": 1.0} for group in param_groups(net)]
             self._schedule = found.rate
             self._sgd: torch.optim.Optimizer = found.optimizer(groups, is_mean=True)
             return
-        self._schedule = _schedule(settings, lr)
-        sgd = caffe.SGD if settings.solver == "caffe" else torch.optim.SGD
-        groups = _groups_of_file(net, settings) if settings.prototxt else _groups(net, settings)
-        self._sgd = sgd(groups, lr=lr, momentum=settings.momentum)
+        self._schedule = schedule or schedule_of(settings, lr)
+        groups = (_groups_of_file(net, settings) if settings.prototxt
+                  else _groups(net, settings, norm_decay))
+        self._sgd = OPTIMIZERS[kind](groups, settings, lr)
 
     def lr(self, step: int) -> float:
         """The learning rate of the weights at `step`."""
@@ -41,11 +68,21 @@ class Optimizer:
         """Drop the gradients of the last iteration."""
         self._sgd.zero_grad(set_to_none=True)
 
-    def step(self, step: int) -> None:
-        """Update the weights by the gradients they hold, at the rate of `step`."""
+    def unscale(self, scaler: GradScaler) -> None:
+        """Divide the gradients by the scale of the loss that they come from."""
+        scaler.unscale_(self._sgd)
+
+    def step(self, step: int, scaler: GradScaler | None = None) -> None:
+        """Update the weights by the gradients they hold, at the rate of `step`.
+
+        scaler  of the loss: leaves the weights as they are if a gradient is not finite
+        """
         for group in self._sgd.param_groups:
             group["lr"] = self._schedule(step) * group["multiple"]
-        self._sgd.step()
+        if scaler is None:
+            self._sgd.step()
+        else:
+            scaler.step(self._sgd)
 
     def state_dict(self) -> dict[str, Any]:
         """The momentum of every weight."""
@@ -75,8 +112,9 @@ class Optimizer:
         return buffer
 
 
-def _groups(net: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
+def _groups(net: nn.Module, settings: TrainConfig, norm_decay: float = 1.0) -> Groups:
     """Weights, then biases, apart where their rate or decay is."""
+    norms = {name for name, module in net.named_modules() if isinstance(module, _NormBase)}
     rates, decays = settings.layer_lrs(), settings.layer_decays()
     if isinstance(net, nn.Sequential):      # of a part of a net the other layers are not known
         for flag, layers in (("--layer-lr", rates), ("--layer-decay", decays)):
@@ -85,23 +123,26 @@ def _groups(net: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
     named = sorted(net.named_parameters(), key=lambda item: item[0].endswith("bias"))
     groups: dict[tuple[bool, float, float], dict[str, Any]] = {}
     for name, parameter in named:
-        is_bias, layer = name.endswith("bias"), name.rpartition(".")[0].rpartition(".")[2]
+        is_bias, path = name.endswith("bias"), name.rpartition(".")[0]
+        layer = path.rpartition(".")[2]
         multiple = rates.get(layer, 1.0) * (settings.bias_lr if is_bias else 1.0)
         decay = decays.get(layer, settings.weight_decay) * (settings.bias_decay if is_bias else 1)
+        decay *= norm_decay if path in norms else 1
         group = groups.setdefault((is_bias, multiple, decay), {
             "params": [], "multiple": multiple, "weight_decay": decay})
         group["params"].append(parameter)
     return list(groups.values())
 
 
-def _groups_of_file(net: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
+def _groups_of_file(net: nn.Module, settings: TrainConfig) -> Groups:
     """By lr_mult and decay_mult of the net's prototxt."""
     return [{"params": group["params"], "multiple": group["lr_mult"],
              "weight_decay": settings.weight_decay * group["decay_mult"]}
             for group in param_groups(net)]
 
 
-def _schedule(settings: TrainConfig, lr: float) -> schedules.Schedule:
+def schedule_of(settings: TrainConfig, lr: float) -> schedules.Schedule:
+    """--lr-schedule, from `lr` on.  Raises UserError for one that needs a file."""
     if settings.lr_schedule == "solver":
         raise UserError("--lr-schedule solver needs --solver-prototxt")
     if settings.lr_schedule == "tail":

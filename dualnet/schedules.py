@@ -33,6 +33,20 @@ def step_decay(initial: float, *, factor: float, every: int) -> Schedule:
     return lambda step: initial * factor ** (step // every)
 
 
+def warmup(schedule: Schedule, *, start: float, steps: float) -> Schedule:
+    """From `start` in a straight line to the schedule, which holds from `steps` on.
+
+        value(t) = start + (schedule(t) - start) * min(1, t / steps)
+
+    Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.2, gradual warm-up.
+
+    >>> [warmup(constant(0.8), start=0.1, steps=7)(t) for t in (0, 1, 7, 8)]
+    [0.1, 0.2, 0.8, 0.8]
+    """
+    return lambda step: (schedule(step) if step >= steps
+                         else start + (schedule(step) - start) * step / steps)
+
+
 class Turn(NamedTuple):
     """One iteration, and the roles that update their weights in it."""
 

@@ -31,6 +31,8 @@ from dualnet.methods.net2wider.training import wider_net
 from dualnet.methods.partition.settings import MERGED, PartitionConfig
 from dualnet.methods.partition.training import merged_net
 from dualnet.methods.protocol import Method, Record
+from dualnet.methods.resnet.settings import RESNET, ResnetConfig
+from dualnet.methods.resnet.training import with_survival
 from dualnet.methods.single import Single
 from dualnet.run import Run
 from dualnet.stopping import noted
@@ -40,11 +42,11 @@ from shared_fs import Checkpoint, NonFinite, Start
 
 CONFIGS: dict[str, type[TrainConfig]] = {
     "dual": DualConfig, "single": TrainConfig, "partition": PartitionConfig,
-    "net2wider": Net2WiderConfig}
+    "net2wider": Net2WiderConfig, RESNET: ResnetConfig}
 # Of methods that end with a whole net: its role, and how it is built of that of the settings.
 WHOLE: dict[str, tuple[str, Callable[[Any, nn.Sequential], nn.Sequential]]] = {
     "single": (Single.name, lambda settings, net: net), "partition": (MERGED, merged_net),
-    "net2wider": (WIDER, wider_net)}
+    "net2wider": (WIDER, wider_net), RESNET: (RESNET, with_survival)}
 
 
 def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
@@ -165,7 +167,7 @@ def net_of(run: Run) -> nn.Sequential:
     _, settings = _settings_of(run, {})
     dataset, batches = load_data(settings)
     net = build_net(settings, batches.input_shape, dataset.num_classes)
-    return net.to(getattr(torch, settings.precision))
+    return net.to(getattr(torch, settings.weight_format))
 
 
 def _settings_of(run: Run, changes: Mapping[str, Any]) -> tuple[str, TrainConfig]:
@@ -186,25 +188,26 @@ def cuts_of(settings: DualConfig) -> list[Cut]:
 
 def _accuracy(net: nn.Module, batches: Batches, device: torch.device,
               settings: TrainConfig) -> float:
-    dtype: torch.dtype = getattr(torch, settings.precision)
+    dtype: torch.dtype = getattr(torch, settings.weight_format)
     return score(net.to(device, dtype), batches, device, dtype, settings.num_views)["accuracy"]
 
 
-def load_data(settings: TrainConfig) -> tuple[Dataset, Batches]:
-    """The data set and its batches.  Raises DataError or UserError."""
+def load_data(settings: TrainConfig, share: tuple[int, int] = (0, 1)) -> tuple[Dataset, Batches]:
+    """The data set and its batches, or a share of each.  Raises DataError or UserError."""
     if settings.ten_views and not settings.input_side:
         raise UserError("--ten-views needs windows smaller than the images: give their side with "
                         "--input-side")
     dataset = data.load(settings.data, Path(settings.data_dir))
-    return dataset, batches_of(dataset, settings)
+    return dataset, batches_of(dataset, settings, share)
 
 
-def batches_of(dataset: Dataset, settings: TrainConfig) -> Batches:
-    """The batches that the settings make of a data set."""
+def batches_of(dataset: Dataset, settings: TrainConfig,
+               share: tuple[int, int] = (0, 1)) -> Batches:
+    """The batches that the settings make of a data set, or a share of each."""
     preprocessing = Preprocessing(
         mean=settings.mean, scale=settings.scale, equalise=settings.equalise, bgr=settings.bgr,
         mirror=settings.mirror, crop=settings.crop, window=settings.input_side)
-    return Batches(dataset, settings.batch_size, settings.seed, preprocessing)
+    return Batches(dataset, settings.batch_size, settings.seed, preprocessing, share)
 
 
 def common_summary(method_name: str, settings: TrainConfig, method: Method,

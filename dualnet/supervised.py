@@ -32,28 +32,48 @@ class Supervised:
                  batches: Batches, device: torch.device, horizon: int | None = None) -> None:
         self.name, self.method = name, method
         self.settings, self.batches, self.device = settings, batches, device
-        self.dtype: torch.dtype = getattr(torch, settings.precision)
+        self.dtype: torch.dtype = getattr(torch, settings.weight_format)
         self.net = net.to(device, self.dtype)
         schedule = settings.replace(iterations=horizon or settings.iterations)
-        self.optimizer = Optimizer(self.net, schedule, settings.lr)
+        self.optimizer = self.make_optimizer(schedule)
+
+    def make_optimizer(self, settings: TrainConfig) -> Optimizer:
+        """The optimiser of the net, by settings whose iterations are those of the schedule."""
+        return Optimizer(self.net, settings, settings.lr)
 
     def steps(self, start: int = 0) -> Iterator[Record]:
         """Train from iteration `start`, one record per iteration."""
         for step in range(start, self.settings.iterations):
             self.net.train()
             set_iteration(self.net, self.settings.seed, step)
-            labels = torch.as_tensor(self.batches.labels(step)).to(self.device)
-            logits = self.net(self._images(self.batches.images(step)))
-            loss = functional.cross_entropy(logits, labels)
+            logits, labels, loss = self.forward(step)
             self.optimizer.zero_grad()
-            loss.backward()
+            self.backward(loss)
             record = {"step": step, "epoch": self.batches.epoch(step + 1),
-                      "lr": self.optimizer.lr(step), "loss": loss.item(),
-                      "accuracy": (logits.argmax(1) == labels).double().mean().item()}
+                      "lr": self.optimizer.lr(step), **self.figures(logits, labels, loss)}
             if self.settings.is_logged(step):
                 record[f"{self.method}/grad_norm"] = gradient_norm(self.net)
-            self.optimizer.step(step)
+            self.update(step)
             yield record
+
+    def forward(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [B, classes], labels [B] and the mean loss of the batch."""
+        labels = torch.as_tensor(self.batches.labels(step)).to(self.device)
+        logits = self.net(self._images(self.batches.images(step)))
+        return logits, labels, functional.cross_entropy(logits, labels)
+
+    def backward(self, loss: Tensor) -> None:
+        """Give the weights their gradients."""
+        loss.backward()
+
+    def figures(self, logits: Tensor, labels: Tensor, loss: Tensor) -> Record:
+        """Loss and accuracy of the batch."""
+        return {"loss": loss.item(),
+                "accuracy": (logits.argmax(1) == labels).double().mean().item()}
+
+    def update(self, step: int) -> None:
+        """Change the weights by their gradients."""
+        self.optimizer.step(step)
 
     def evaluate(self) -> Record:
         """Loss and accuracy on the test images."""

@@ -7,12 +7,13 @@ from typing import Any
 from dualnet.config import spelling
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.partition.settings import PartitionConfig
+from dualnet.methods.resnet.settings import ResnetConfig
 
 Settings = Mapping[str, Any]
 
 # What may differ between runs that are repetitions of each other.
 SEED = "seed"
-LOCAL = {field.name for config in (DualConfig, PartitionConfig)
+LOCAL = {field.name for config in (DualConfig, PartitionConfig, ResnetConfig)
          for field in dataclasses.fields(config) if field.metadata["local"]}
 
 

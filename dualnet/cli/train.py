@@ -39,9 +39,10 @@ def add(commands: Any) -> None:
             method.add_argument("--list-cuts", action="store_true", help="train nothing; show where"
                                 " the net can be cut, and what each cut costs and brings")
         method.set_defaults(command=command, parser=method)
-    from dualnet.cli import pretrain  # which uses what is below
+    from dualnet.cli import pretrain, resnet  # which use what is below
 
     pretrain.add(methods)
+    resnet.add(methods)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

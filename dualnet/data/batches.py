@@ -59,12 +59,15 @@ class Batches:
     Every method gives the same arrays in any order of calls and in any process, because nothing
     but the arguments of the constructor decides them; what is kept between calls only saves time.
 
+    share  (k, n): of each training batch only the k-th of n equal parts, k from 0, as the whole
+           batch has it
     Raises DataError if the training images do not fill one batch, UserError if there is nothing
-    to put in one.
+    to put in one, or it cannot be shared.
     """
 
     def __init__(
-        self, dataset: Dataset, batch_size: int, seed: int, preprocessing: Preprocessing
+        self, dataset: Dataset, batch_size: int, seed: int, preprocessing: Preprocessing,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         num_samples = len(dataset.train_images)
         if batch_size < 1:
@@ -74,7 +77,12 @@ class Batches:
                 f"batch larger than the data: {batch_size} images per batch, but '{dataset.name}' "
                 f"has {num_samples} training images; choose a smaller batch size"
             )
+        number, count = share
+        if batch_size % count:
+            raise UserError(f"a batch of {batch_size} images cannot be shared by {count} processes "
+                            "equally; choose a multiple of their number")
         _check_fits(dataset, preprocessing)
+        self._rows = slice(number * batch_size // count, (number + 1) * batch_size // count)
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
@@ -83,7 +91,7 @@ class Batches:
         self.num_test_samples = len(dataset.test_images)
         self.steps_per_epoch = num_samples // batch_size
         self.num_test_batches = math.ceil(self.num_test_samples / batch_size)
-        self._mean = self._training_mean()
+        self.mean = self._training_mean()
         self._epoch_order: tuple[int, np.ndarray] | None = None
 
     @property
@@ -97,7 +105,7 @@ class Batches:
         return step / self.steps_per_epoch
 
     def sample_ids(self, step: int) -> np.ndarray:
-        """Which training images are in the batch, int64 [B].
+        """Which training images are in the batch, or in the share of it, int64 [B].
 
         Each epoch has its own permutation of all of them; those left over after the last whole
         batch are not used in that epoch.
@@ -107,7 +115,7 @@ class Batches:
             order = seeding.permutation(self.seed, "order", epoch, self.num_samples)
             self._epoch_order = epoch, order
         first = position * self.batch_size
-        ids: np.ndarray = self._epoch_order[1][first : first + self.batch_size].copy()
+        ids: np.ndarray = self._epoch_order[1][first : first + self.batch_size][self._rows].copy()
         return ids
 
     def labels(self, step: int) -> np.ndarray:
@@ -119,10 +127,26 @@ class Batches:
         """The images of the batch, preprocessed and augmented, float32 [B, C, H, W]."""
         images = self._preprocess(self.dataset.train_images[self.sample_ids(step)])
         if self.preprocessing.mirror:
-            images = self._mirrored(images, step)
+            chosen = self.mirrored(step)
+            images[chosen] = images[chosen][..., ::-1]
         if self.preprocessing.crop or self.preprocessing.window:
             images = self._cropped(images, step)
         return images
+
+    def mirrored(self, step: int) -> np.ndarray:
+        """Which images of the batch are turned left to right, bool [B]."""
+        return self._uniform("mirror", step) < 0.5
+
+    def corners(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column in the padded image at which the window of each begins, int64 [B] each."""
+        height, width = (
+            length + 2 * self.preprocessing.crop - side + 1 for length, side in
+            zip(self.dataset.input_shape[1:], self.input_shape[1:], strict=True))
+        return ((self._uniform("crop/row", step) * height).astype(np.int64),
+                (self._uniform("crop/column", step) * width).astype(np.int64))
+
+    def _uniform(self, purpose: str, step: int) -> np.ndarray:
+        return seeding.uniform(self.seed, purpose, step, self.batch_size)[self._rows]
 
     def test_images(self, index: int) -> np.ndarray:
         """Test images in the order of the file, preprocessed, float32 [b, C, H, W].
@@ -166,40 +190,34 @@ class Batches:
         count = self.num_samples
         # Sums of integers are exact: no part and no order of summation shows in the mean.
         for first in range(0, self.num_samples, _PART):
-            part = self._as_stored(self.dataset.train_images[first : first + _PART])
+            part = self.as_stored(self.dataset.train_images[first : first + _PART])
             total += part.sum(axis=0, dtype=np.uint32 if whole else np.float64)
         if self.preprocessing.mean == "channel":
             _, height, width = self.dataset.input_shape
             total, count = total.sum(axis=(1, 2), keepdims=True), count * height * width
         return (total / count).astype(np.float32)
 
-    def _as_stored(self, images: np.ndarray) -> np.ndarray:
-        """Still uint8 [N, C, H, W], equalised and in the wanted order of channels."""
+    def as_stored(self, images: np.ndarray) -> np.ndarray:
+        """Still uint8 [N, C, H, W], or floating samples, equalised and in the wanted order of
+        channels."""
         if self.preprocessing.equalise:
             images = equalised(images)
         return images[:, ::-1] if self.preprocessing.bgr else images
 
     def _preprocess(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, C, H, W], or floating samples, to float32, all but the augmentation."""
-        mean = np.float32(0) if self._mean is None else self._mean
-        stored = self._as_stored(images)
+        mean = np.float32(0) if self.mean is None else self.mean
+        stored = self.as_stored(images)
         pixels: np.ndarray = np.subtract(stored, mean, dtype=np.float32, order="C")
         pixels *= np.float32(self.preprocessing.scale)
         return pixels
 
-    def _mirrored(self, images: np.ndarray, step: int) -> np.ndarray:
-        chosen = seeding.uniform(self.seed, "mirror", step, len(images)) < 0.5
-        images[chosen] = images[chosen][..., ::-1]
-        return images
-
     def _cropped(self, images: np.ndarray, step: int) -> np.ndarray:
-        size, margin = len(images), self.preprocessing.crop
+        margin = self.preprocessing.crop
         padded = np.pad(images, ((0, 0), (0, 0), (margin, margin), (margin, margin)))
         windows = sliding_window_view(padded, self.input_shape[1:], axis=(2, 3))
-        height, width = windows.shape[2:4]
-        rows = (seeding.uniform(self.seed, "crop/row", step, size) * height).astype(np.int64)
-        columns = (seeding.uniform(self.seed, "crop/column", step, size) * width).astype(np.int64)
-        return np.ascontiguousarray(windows[np.arange(size), :, rows, columns])
+        rows, columns = self.corners(step)
+        return np.ascontiguousarray(windows[np.arange(len(images)), :, rows, columns])
 
 
 def _check_fits(dataset: Dataset, preprocessing: Preprocessing) -> None:

@@ -99,6 +99,22 @@ def blocks_of(net: nn.Module) -> Iterator[tuple[str, ResidualBlock]]:
             yield name, module
 
 
+def survivals(rule: str, survival: float, count: int) -> list[float]:
+    """How often each of `count` blocks is kept, from the input on.
+
+        linear   p_l = 1 - (l / L) (1 - p_L)      l = 1 .. L, p_L = `survival`
+        uniform  p_l = `survival`
+
+    Huang et al. 2016, "Deep networks with stochastic depth", eq. 4.
+
+    >>> survivals("linear", 0.5, 4)
+    [0.875, 0.75, 0.625, 0.5]
+    """
+    if rule == "uniform":
+        return [survival] * count
+    return [1 - number / count * (1 - survival) for number in range(1, count + 1)]
+
+
 @torch.no_grad()
 def fold_survival(net: nn.Module) -> None:
     """Multiply each branch by its survival, which becomes 1: the tested net as a plain one."""

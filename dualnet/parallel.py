@@ -1,0 +1,116 @@
+"""Several processes that train one net on shares of each batch, as torchrun starts them.
+
+Each process is a rank of torch.distributed; rank 0 writes the run folder and tests the net.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from dualnet.errors import UserError
+from shared_fs import PeerLost
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all.
+
+    rank, size              among those of all machines
+    local_rank, local_size  among those of this machine
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def role(self) -> str:
+        """A name for this process on its machine."""
+        return f"rank{self.local_rank}"
+
+    @property
+    def roles(self) -> list[str]:
+        """The names of all processes of this machine."""
+        return [f"rank{number}" for number in range(self.local_size)]
+
+    def mean(self, values: Sequence[float]) -> list[float]:
+        """The mean over all processes of each value, the same in each of them."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return (total / self.size).tolist()
+
+    def share(self, value: Any) -> Any:
+        """The `value` of rank 0."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def parallel(self, net: nn.Module, device: torch.device, *, skips: bool) -> nn.Module:
+        """`net`, whose gradients become means over all processes during the backward pass.
+
+        skips  whether there are iterations in which some weights get no gradient
+        The statistics of batch normalisation stay those of each process.
+        """
+        if self.size == 1:
+            return net
+        with warnings.catch_warnings():     # newer versions of torch have another name for it
+            warnings.simplefilter("ignore", FutureWarning)
+            return nn.parallel.DistributedDataParallel(
+                net, [device] if device.type == "cuda" else None, broadcast_buffers=False,
+                find_unused_parameters=skips)
+
+
+def world_of(environment: Mapping[str, str] = os.environ) -> World:
+    """The process that torchrun has made of this one; the only one without it."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    if not all(name in environment for name in names):
+        return World()
+    return World(*(int(environment[name]) for name in names))
+
+
+@contextmanager
+def joined(world: World, device: torch.device, timeout_s: float) -> Iterator[None]:
+    """Within the block the processes of `world` can reach each other.
+
+    Raises UserError if GPUs are too few, PeerLost if another process ends or is silent for
+    `timeout_s` seconds.
+    """
+    if world.size == 1:
+        yield
+        return
+    if device.type == "cuda":
+        if world.local_size > torch.cuda.device_count():
+            raise UserError(f"{world.local_size} processes need as many GPUs, and this machine has "
+                            f"{torch.cuda.device_count()}; start fewer, or take --device cpu")
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        yield
+    except RuntimeError as error:
+        if not _is_of_connection(error):
+            raise
+        raise PeerLost(f"another process of the {world.size} has ended or is silent: rank "
+                       f"{world.rank} got '{str(error).splitlines()[0]}'; run the same command "
+                       "again to resume") from None
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _is_of_connection(error: RuntimeError) -> bool:
+    """Gloo raises a plain RuntimeError that begins with the place in its source."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
