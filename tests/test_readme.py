@@ -30,6 +30,7 @@ LINES = sorted(set(re.findall(
     rf"^\$ dualnet .*|^dualnet (?:{NAMES})\b.*|^(?:\$ )?\./run_two_gpu\.sh .*|`dualnet [^`]+`",
     README.replace("\\\n", " "), re.M)))
 OF_THE_TESTS = {"--fault-table"}
+OF_TORCHRUN = {"--standalone", "--nproc-per-node"}
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -49,7 +50,7 @@ def test_every_flag_of_the_readme_exists():
     known = {flag for parser in COMMANDS.values() for action in parser._actions
              for flag in action.option_strings}
     for flag in set(re.findall(r"(?<![-\w])--[a-z][a-z0-9-]+", README)):
-        assert flag in known | OF_THE_TESTS | {"--help"}, flag
+        assert flag in known | OF_THE_TESTS | OF_TORCHRUN | {"--help"}, flag
 
 
 def test_the_exit_codes_of_the_readme_are_those_of_the_program():
