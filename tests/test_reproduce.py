@@ -6,12 +6,13 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 from dualnet.cli import main
 from dualnet.config import TrainConfig, flag
 from dualnet.errors import DataError
 from dualnet.methods.dual.settings import DualConfig
-from dualnet.reproduce.figure import limits
+from dualnet.reproduce.figure import _draw_curves, limits
 from dualnet.reproduce.ledger import KEYS, Key, Ledger
 from dualnet.reproduce.measure import missing, tasks
 from dualnet.reproduce.report import mean_and_spread, render, said
@@ -142,6 +143,14 @@ def test_a_target_without_lines_says_so_and_how_to_measure_it(tmp_path):
     assert "To measure: `dualnet reproduce t --scale cpu --seeds 0,1`, a minute." in report
 
 
+def test_a_remark_stands_above_the_table(tmp_path):
+    target = dataclasses.replace(target_of(variant_of("a")), remark="Mind the gap.")
+    assert "something.\n\nMind the gap.\n\n| variant" in render([target], tmp_path)
+    counts = {"parameters": [Published(18_224.0, "a table")]}
+    assert row_of(render([target_of(variant_of("a", counts))], tmp_path), "a", "parameters")[2] == (
+        "18,224 (a table)")
+
+
 def test_runs_that_diverged_are_told_and_stay_out_of_the_mean(tmp_path):
     ledger = Ledger(tmp_path, "t")
     for seed, step in ((0, 7), (1, 9)):
@@ -175,6 +184,23 @@ def test_an_axis_shows_where_curves_begin_and_end_but_no_explosion_between():
     assert limits([[8.0, 1e-25], [8.0, 0.0]], "log") == (4.0, 16.0)     # the tail is below the axis
     assert limits([[0.0, 0.0]], "log") == (0.5, 2.0)
     assert limits([[3.0, 3.0]], "linear") == pytest.approx((2.8, 3.2))
+
+
+def test_a_curve_with_two_values_at_one_place_is_marked_there():
+    # a merge at 2: the loss falls from 0.5 to 0.25 there
+    lines = [line_of(curves={"test_loss": [[1, 1.0], [2, 0.5], [2, 0.25], [3, 0.125]]}),
+             line_of("b", curves={"test_loss": [[1, 1.0], [3, 0.5]]}),
+             line_of("a", seed=1, curves={"test_loss": [[1, 9.0]]})]
+    figure = pyplot.figure()
+    axis = figure.subplots()
+    _draw_curves(axis, "test_loss", "log", [variant_of("a"), variant_of("b")], lines)
+    marks = [line for line in axis.lines if line.get_linestyle() == ":"
+             and list(line.get_xdata()) == [2, 2]]
+    rings = [line for line in axis.lines if line.get_marker() == "o" and len(line.get_xdata())]
+    assert len(marks) == len(rings) == 1
+    assert rings[0].get_xydata().tolist() == [[2, 0.5], [2, 0.25]]
+    assert axis.get_xlabel() == "epoch" and axis.get_ylim() == (0.0625, 2.0)
+    pyplot.close(figure)
 
 
 # -- the targets -----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from dualnet.ledger import Line
 from dualnet.reproduce.target import Target, Variant
@@ -25,6 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.2)),
                            (0, (8, 2, 1, 2, 1, 2)), (0, (10, 3)), (0, (3, 1, 1, 1)), "-", "--")
 DECADES = 1e-9
+FEW_DECADES = 1e3   # where an axis is shorter, ticks between the powers of ten have numbers too
 MARGIN = 2.0        # factor beyond the ends of the curves on a logarithmic axis
 TITLES = {"loss1": "loss of net1", "loss2": "classification loss",
           "rms_conv3": "root mean square of conv3 (net1)", "rms_pool2": "root mean square of pool2",
@@ -122,8 +124,13 @@ def _draw_curves(axis: Axes, name: str, scale: str, variants: Sequence[Variant],
         ends = [point for point in points if point[0] in merge]
         axis.plot([step for step, _ in ends], [value for _, value in ends], "o", color=colour,
                   fillstyle="none", markersize=4)
+    low, high = limits(drawn, scale)
     axis.set_yscale(scale)
-    axis.set_ylim(*limits(drawn, scale))
+    axis.set_ylim(low, high)
+    if scale == "log" and high < FEW_DECADES * low:
+        for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            ticks("{x:g}")
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     axis.set_title(TITLES.get(name, name), fontsize="small")
     axis.set_xlabel(ABSCISSAE.get(name, "iteration"), fontsize="small")
     axis.tick_params(labelsize="small")

@@ -42,6 +42,8 @@ def _fidelity(path: Path) -> str:
 def _section(target: Target, ledger: Ledger) -> str:
     lines = list(ledger.latest().values())
     blocks = [f"## {target.name}\n", f"{target.paper}: {target.shows}.\n"]
+    if target.remark:
+        blocks.append(f"{target.remark}\n")
     if ledger.figure_path.exists():
         blocks.append(f"![{target.name}]({ledger.figure_path.name})\n")
     measured = [scale for scale in SCALES if any(_lines_of(variant, lines, scale)

@@ -53,6 +53,7 @@ class Target:
     curves     names of the curves that explain the figures, and how their axis is scaled
     seeded     whether the seed changes anything
     densities  names of curves that are shares of pairs of values in 0 to 1, a matrix each
+    remark     what a reader of the figures must know
     """
 
     name: str
@@ -63,6 +64,7 @@ class Target:
     curves: Mapping[str, str] = dataclasses.field(default_factory=dict)
     seeded: bool = True
     densities: Sequence[str] = ()
+    remark: str = ""
 
 
 class Outcome(NamedTuple):
