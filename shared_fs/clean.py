@@ -21,7 +21,7 @@ _FOLDER = re.compile(rf"roles|hello|gen|status|g[0-9]{{8}}(/{_ROLE})?")
 _FILE = re.compile(
     rf"RUN\.json|stage\.json|stage\.lock{_LOCK_LEFTOVER}|roles/{_ROLE}\.lock{_LOCK_LEFTOVER}"
     rf"|hello/{_ROLE}\.json|gen/[0-9]{{8}}\.json|status/{_ROLE}\.block"
-    rf"|g[0-9]{{8}}/{_ROLE}/{_ROLE}-([0-9]{{12}}|slot[0-9]+)\.npy"
+    rf"|g[0-9]{{8}}/{_ROLE}/({_ROLE}-([0-9]{{12}}|slot[0-9]+)\.npy|counters)"
 )
 _PART = re.compile(r"(?P<folder>(.*/)?)\.(?P<base>[^/]+)\.[0-9a-f]{32}\.part")
 _LOCK = re.compile(rf"roles/(?P<role>{_ROLE})\.lock")

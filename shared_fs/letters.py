@@ -5,6 +5,7 @@ next message, which spares the kernel new pages (2 MB on tmpfs: 0.3 instead of 0
 """
 
 import errno
+from collections.abc import Callable
 
 from .errors import StorageError
 from .message import Array, Identity, decode, encode
@@ -25,6 +26,7 @@ class LetterSender:
 
     stem    "g00000001/net1/pool2"
     window  unread messages at most; at most window + 1 files are on disk
+    guard   raises if this role may no longer write
     """
 
     def __init__(
@@ -36,8 +38,10 @@ class LetterSender:
         *,
         fsync: bool,
         patience_s: float,
+        guard: Callable[[], None],
     ) -> None:
         self._storage, self._stem, self._window = storage, stem, window
+        self._guard = guard
         # Not on a network file system, where the receiver's client may hold pages of an old file.
         self._recycles = profile.name == "local"
         self._fsync, self._patience_s = fsync, patience_s
@@ -45,6 +49,7 @@ class LetterSender:
 
     def put(self, sequence: int, array: Array, identity: Identity, consumed: int) -> None:
         """Publish a message; `consumed` is the newest that was read.  Raises StorageError."""
+        self._guard()
         if self._newest < 0:
             self._oldest = sequence
         buffers, reusable = encode(array, identity), self._take_read(consumed)

@@ -1,25 +1,26 @@
 """Numbered arrays through one generation's folder: each once, in order, with back-pressure.
 
     sender                                    receiver
-    wait for room: seq - consumed <= window   wait until the sender's status announces seq
+    wait for room: seq - consumed <= window   wait until the sender announces seq
     put the message in place                  check it, copy it into `out`
-    announce: status.published[pool2] = 412   acknowledge: status.consumed[pool2] = 412
+    announce: published pool2 412             acknowledge: consumed pool2 412
 
-How a message is put in place is letters.py (a file each) or slots.py (mapped memory); order, waits
-and checks are here and the same for both.  A name is never looked up before it is announced: a
-client that caches the absence of a file would not see it for a while.
+How a message is put in place is letters.py (a file each) or slots.py (mapped memory), how the two
+tell each other numbers is counters.py; order and checks are here and the same for all.  A name is
+never looked up before it is announced: a client that caches the absence of a file would not see it
+for a while.
 """
 
 import logging
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
+from .attention import await_peer
+from .counters import Counter, Counters
 from .errors import InvalidMessage, NonFinite, StorageError, WaitTimeout
+from .finite import is_finite, nonfinite_values
 from .letters import LetterReceiver, LetterSender
 from .message import Array, Identity
 from .peer import Peer
@@ -29,7 +30,6 @@ from .slots import SlotReceiver, SlotSender
 from .status import StatusWriter
 from .storage import Storage
 from .traffic import Traffic
-from .waiting import wait_for
 
 log = logging.getLogger("shared_fs")
 
@@ -59,6 +59,7 @@ class _Outgoing:
     """A channel I send: first sequence ever, and the newest."""
 
     sender: Sender
+    counter: Counter
     first: int
     newest: int
 
@@ -68,6 +69,7 @@ class _Incoming:
     """A channel I receive: the newest sequence that was read, None before the first."""
 
     receiver: Receiver
+    counter: Counter
     newest: int | None = None
 
 
@@ -77,6 +79,7 @@ class Mailbox:
 
     channels  name -> (sender, receiver)
     window    how many messages may be unread per channel
+    counters  the numbers of all channels
     mapped    the peers with which messages go through slots
     checksum  of messages in slots, too
     nonfinite "error", "warn" or "allow" for NaN and infinity in a received message
@@ -93,6 +96,7 @@ class Mailbox:
     generation: Generation
     status: StatusWriter
     peers: dict[str, Peer]
+    counters: Counters
     mapped: frozenset[str]
     checksum: bool
     window: int
@@ -118,21 +122,20 @@ class Mailbox:
         sent = self._sent.get(channel)
         self._check_order(channel, sequence, sent.newest if sent else None)
         if sent is None:
-            sent = _Outgoing(self._sender(channel), sequence, sequence - 1)
+            counter = self.counters.of(channel, receiver, sends=True)
+            sent = _Outgoing(self._sender(channel), counter, sequence, sequence - 1)
             self._sent[channel] = sent
         self._wait_for_room(channel, sequence, sent, receiver)
         began = self.storage.monotonic()
-        self.guard()
-        consumed = self._consumed(channel, sent, receiver)
         identity = self._identity(channel, sequence, self.role)
         try:
-            sent.sender.put(sequence, array, identity, consumed)
+            sent.sender.put(sequence, array, identity, self._consumed(channel, sent))
         except StorageError:
             self.guard()  # a successor may have removed the folder; then that is the reason
             raise
         sent.newest = sequence
-        self.status.update(published={channel: sequence})
-        sent.sender.sweep(self._consumed(channel, sent, receiver))
+        sent.counter.tell(sequence)
+        sent.sender.sweep(self._consumed(channel, sent))
         self.traffic.bytes_sent += array.nbytes
         self.traffic.note_storage(began, self.storage.monotonic(), self.storage.root)
 
@@ -146,8 +149,9 @@ class Mailbox:
         received = self._received.get(channel)
         self._check_order(channel, sequence, received.newest if received else None)
         if received is None:
-            received = self._received[channel] = _Incoming(self._receiver(channel))
-        self._wait_for_message(channel, sequence, sender)
+            counter = self.counters.of(channel, sender, sends=False)
+            received = self._received[channel] = _Incoming(self._receiver(channel), counter)
+        self._wait_for_message(channel, sequence, received, sender)
         identity = self._identity(channel, sequence, sender.role)
         began = self.storage.monotonic()
         try:
@@ -159,10 +163,10 @@ class Mailbox:
         except (StorageError, WaitTimeout):
             self.guard()
             raise
-        if self.nonfinite != "allow":
-            self._check_finite(channel, sequence, out)
+        if self.nonfinite != "allow" and not is_finite(out):
+            self._tell_nonfinite(channel, sequence, out)
         received.newest = sequence
-        self.status.update(consumed={channel: sequence})
+        received.counter.tell(sequence)
         self.traffic.bytes_received += out.nbytes
         self.traffic.note_storage(began, self.storage.monotonic(), self.storage.root)
         return out
@@ -179,13 +183,13 @@ class Mailbox:
     def all_read(self) -> bool:
         """Whether the receivers have acknowledged every message I sent."""
         return all(
-            self._consumed(channel, sent, self.peers[self.channels[channel][1]]) == sent.newest
-            for channel, sent in self._sent.items()
+            self._consumed(channel, sent) == sent.newest for channel, sent in self._sent.items()
         )
 
     def close(self) -> None:
         """Unmap what is mapped.  Idempotent."""
         with ExitStack() as stack:
+            stack.callback(self.counters.close)
             for sent in self._sent.values():
                 stack.callback(sent.sender.close)
             for received in self._received.values():
@@ -199,7 +203,7 @@ class Mailbox:
             )
         return LetterSender(
             self.storage, self.profile, stem, self.window,
-            fsync=self.fsync, patience_s=self.patience_s,
+            fsync=self.fsync, patience_s=self.patience_s, guard=self.guard,
         )
 
     def _receiver(self, channel: str) -> Receiver:
@@ -234,78 +238,67 @@ class Mailbox:
     def _wait_for_room(
         self, channel: str, sequence: int, sent: _Outgoing, receiver: Peer
     ) -> None:
-        def has_room() -> bool | None:
-            receiver.poll()
-            if sequence - self._consumed(channel, sent, receiver) <= self.window:
-                return True
-            receiver.judge(f"room for {channel} {sequence}")
-            return None
+        def has_room() -> bool:
+            is_read = sequence - self._consumed(channel, sent) <= self.window
+            return is_read and sent.counter.is_open()
 
-        self._wait(has_room, receiver, f"has to read {channel} {sequence - self.window}")
+        self._wait(has_room, sent.counter, receiver, f"room for {channel} {sequence}",
+                   f"has to read {channel} {sequence - self.window}")
 
-    def _wait_for_message(self, channel: str, sequence: int, sender: Peer) -> None:
-        def is_announced() -> bool | None:
-            status = sender.poll()
-            newest = status.published.get(channel) if status else None
+    def _wait_for_message(
+        self, channel: str, sequence: int, received: _Incoming, sender: Peer
+    ) -> None:
+        def is_announced() -> bool:
+            newest = received.counter.told()
             if newest is not None and newest >= sequence + self.window:
                 raise InvalidMessage(
                     f"{self.storage.path(self._stem(channel))}: expected {sender.role} at sequence "
                     f"{sequence} of {channel}, found it at {newest}; "
                     "start both roles of a channel at the same sequence"
                 )
-            if newest is not None and newest >= sequence:
-                return True
-            sender.judge(f"{channel} {sequence}")
-            return None
+            return newest is not None and newest >= sequence
 
-        self._wait(is_announced, sender, f"has to send {channel} {sequence}")
+        self._wait(is_announced, received.counter, sender, f"{channel} {sequence}",
+                   f"has to send {channel} {sequence}")
 
-    def _wait(self, condition: Callable[[], bool | None], peer: Peer, what: str) -> None:
-        """Wait for a peer; the deadline is its silence or lack of progress, judged in `Peer`."""
-        def checked() -> bool | None:
-            self.status.check_heart()
-            return condition()
-
+    def _wait(
+        self, condition: Callable[[], bool], counter: Counter, peer: Peer, awaited: str, what: str
+    ) -> None:
+        if condition():
+            return
         start = self.storage.monotonic()
-        peer.expect_progress()
         try:
-            wait_for(
-                checked,
-                lambda: f"{peer.describe()}; it {what}",
-                timeout_s=math.inf,
+            await_peer(
+                condition,
+                peer,
+                counter,
+                awaited=awaited,
+                what=what,
+                check=self.status.check_heart,
                 longest_sleep_s=self.profile.longest_sleep_s,
                 clock=self.storage,
             )
         finally:
             self.traffic.wait_s += self.storage.monotonic() - start
 
-    def _consumed(self, channel: str, sent: _Outgoing, receiver: Peer) -> int:
+    def _consumed(self, channel: str, sent: _Outgoing) -> int:
         """Newest sequence the receiver acknowledged, first - 1 before it did."""
         before = sent.first - 1
-        consumed = receiver.status.consumed.get(channel, before) if receiver.status else before
+        consumed = sent.counter.told()
+        if consumed is None:
+            return before
         if not before <= consumed <= sent.newest:
+            receiver = self.channels[channel][1]
             raise InvalidMessage(
-                f"{self.storage.path(self.folder)}: expected {receiver.role} to acknowledge "
+                f"{self.storage.path(self.folder)}: expected {receiver} to acknowledge "
                 f"{channel} {sent.first} to {sent.newest}, found {consumed}; "
                 "start both roles of a channel at the same sequence"
             )
         return consumed
 
-    def _check_finite(self, channel: str, sequence: int, out: Array) -> None:
-        if out.dtype.kind not in "fc":
-            return
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(out.sum()):
-                return  # nan and inf always reach the sum; the sum of finite numbers may not be
-        finite = np.isfinite(out)
-        if finite.all():
-            return
-        count = finite.size - int(np.count_nonzero(finite))
-        first = tuple(int(i) for i in np.argwhere(~finite)[0])
-        text = (
-            f"{self.storage.path(self._stem(channel))} {sequence}: {count} of {out.size} values "
-            f"are not finite, first at {first}"
-        )
+    def _tell_nonfinite(self, channel: str, sequence: int, out: Array) -> None:
+        """Raise NonFinite, or warn."""
+        text = (f"{self.storage.path(self._stem(channel))} {sequence}: {nonfinite_values(out)}")
         if self.nonfinite == "error":
             raise NonFinite(f"{text}; lower the learning rate or pass nonfinite='warn'")
         log.warning("%s", text)

@@ -72,8 +72,10 @@ class OpenFile:
 
 def check_size(calls: SystemCalls, fd: int, name: str, expected: int) -> None:
     """Raise InvalidMessage if an open file has become shorter: its mapping must not be touched."""
-    with calls.explaining("inspect", name):
+    try:
         size = calls.fstat(fd).st_size
+    except OSError as error:
+        raise calls.explained(error, "inspect", name) from error
     if size < expected:
         raise InvalidMessage(
             f"{calls.path(name)}: expected {expected} bytes, found {size}: something has cut it; "

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from . import records
+from .counters import Counters
 from .errors import StorageError
 from .handshake import Agreed
 from .lineage import Checkpoint, Start
@@ -177,15 +178,23 @@ class Part:
     def _open_mailbox(self, guard: Callable[[], None], traffic: Traffic) -> Mailbox:
         storage, profile, settings = self._storage, self._profile, self._settings
         sync = {"auto": profile.fsync_messages, "never": False, "always": True}[settings.fsync]
-        mailbox = Mailbox(
+        generation, mapped = self._agreed.generation, self._mapped_peers()
+        folder = f"{generation.folder}/{settings.role}"
+        storage.make_folder(generation.folder)
+        storage.make_folder(folder)
+        return Mailbox(
             storage=storage,
             profile=profile,
             role=settings.role,
             channels=dict(settings.channels),
-            generation=self._agreed.generation,
+            generation=generation,
             status=self._status,
             peers=self._peers,
-            mapped=self._mapped_peers(),
+            counters=Counters(
+                storage, self._status, folder, generation.generation, settings.channels, mapped,
+                settings.storage_timeout_s,
+            ),
+            mapped=mapped,
             checksum=settings.checksum,
             window=settings.window,
             nonfinite=settings.nonfinite,
@@ -194,6 +203,3 @@ class Part:
             patience_s=settings.storage_timeout_s,
             traffic=traffic,
         )
-        storage.make_folder(self._agreed.generation.folder)
-        storage.make_folder(mailbox.folder)
-        return mailbox

@@ -18,7 +18,7 @@ from .peer_text import parse_object
 from .process import Process
 from .storage import Storage
 
-PROTOCOL = 2
+PROTOCOL = 3
 _GENERATION = re.compile(r"([0-9]{8})\.json")
 HELLO_LIMIT = 64 * 1024  # bytes
 RECORD_LIMIT = 256 * 1024

@@ -74,11 +74,15 @@ class SystemCalls:
         try:
             yield
         except OSError as error:
-            advice = _NEXT_ACTION.get(error.errno or 0, "check the disk or the mount")
-            raise StorageError(
-                f"{self.path(name)}: cannot {action}: {error.strerror or error}; {advice}",
-                error.errno,
-            ) from error
+            raise self.explained(error, action, name) from error
+
+    def explained(self, error: OSError, action: str, name: str) -> StorageError:
+        """The StorageError of one OSError; what `explaining` costs counts per message."""
+        advice = _NEXT_ACTION.get(error.errno or 0, "check the disk or the mount")
+        return StorageError(
+            f"{self.path(name)}: cannot {action}: {error.strerror or error}; {advice}",
+            error.errno,
+        )
 
     def open(self, name: str, flags: int, mode: int = 0o600) -> int:
         return os.open(name, flags, mode, dir_fd=self._directory)
@@ -110,6 +114,11 @@ class SystemCalls:
     def map(self, fd: int, size: int, *, writable: bool) -> mmap.mmap:
         access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         return mmap.mmap(fd, size, mmap.MAP_SHARED, access)
+
+    def store(self, words: memoryview, at: int, number: int) -> None:
+        """A number and its complement, in mapped words of 8 bytes: each is one store."""
+        words[at] = number
+        words[at + 1] = ~number
 
     def fstat(self, fd: int) -> os.stat_result:
         return os.fstat(fd)

@@ -12,12 +12,15 @@ from test_shared_fs_processes import Role
 from test_shared_fs_restart import STEPS, train
 
 from shared_fs import PeerLost, RoleTaken, Storage
+from shared_fs.counters import CELL, WORD
+
+CHANNELS = ("down", "up")  # in the order of their names, as the counters are
 
 
 class DyingStorage(Storage):
     """Ends its process with a signal before, within or after one system call.
 
-    call   name of the call; pattern: of the file name, or for pwrite of what is written
+    call   name of the call; pattern: of the file name, or of what is written (pwrite, store)
     """
 
     def __init__(self, folder, call, pattern, when, signal_number=signal.SIGKILL):
@@ -51,6 +54,12 @@ class DyingStorage(Storage):
         count = super().pwrite(fd, data, offset)
         self._maybe("pwrite", "after", data.decode("ascii"))
         return count
+
+    def store(self, words, at, number):
+        told = f"{CHANNELS[at * WORD // CELL]} {number}"
+        self._maybe("store", "before", told)
+        super().store(words, at, number)
+        self._maybe("store", "after", told)
 
     def replace(self, source, target):
         self._maybe("replace", "before", target)
@@ -132,10 +141,10 @@ def moments(victim):
         "after the announcement": ("rename", "pwrite", announce, "after"),
         "after reading": ("rename", "close", read, "after"),
         "after the acknowledgement": ("rename", "pwrite", acknowledge, "after"),
-        "mapped, before the announcement": ("mapped", "pwrite", announce, "before"),
-        "mapped, after the announcement": ("mapped", "pwrite", announce, "after"),
-        "mapped, after reading": ("mapped", "pwrite", acknowledge, "before"),
-        "mapped, after the acknowledgement": ("mapped", "pwrite", acknowledge, "after"),
+        "mapped, before the announcement": ("mapped", "store", f"{sent} 12", "before"),
+        "mapped, after the announcement": ("mapped", "store", f"{sent} 12", "after"),
+        "mapped, after reading": ("mapped", "store", f"{got} 12", "before"),
+        "mapped, after the acknowledgement": ("mapped", "store", f"{got} 12", "after"),
     }
 
 
@@ -143,10 +152,11 @@ def moments(victim):
 @pytest.mark.parametrize("moment", moments("net1"))
 @pytest.mark.fault(1, "Storage.write kills its process half-way")
 @pytest.mark.fault(2, "Storage.replace kills its process before the rename")
-@pytest.mark.fault(3, "Storage.replace kills its process after the rename; pwrite, before the "
+@pytest.mark.fault(3, "Storage.replace kills its process after the rename; store, before the "
                       "announcement of a mapped message")
-@pytest.mark.fault(4, "Storage.pwrite kills its process after the announcement")
-@pytest.mark.fault(5, "Storage.close kills its process after reading; pwrite after acknowledging")
+@pytest.mark.fault(4, "Storage.pwrite and store kill their process after the announcement")
+@pytest.mark.fault(5, "Storage.close kills its process after reading; pwrite and store after "
+                      "acknowledging")
 def test_a_role_killed_in_the_exchange_of_a_message_changes_nothing(tmp_path, victim, moment):
     folder = tmp_path / "exchange"
     transport, *call = moments(victim)[moment]
@@ -193,7 +203,7 @@ def test_a_generation_that_not_all_adopted_is_never_begun(tmp_path, victim, mome
 def test_a_leader_killed_again_as_it_commits_the_restart(tmp_path):
     folder = tmp_path / "exchange"
     with Role(train, folder, "net2") as survivor:
-        for moment in (("pwrite", '"published": {"down": 12}', "after"),
+        for moment in (("store", "down 12", "after"),
                        ("link", r"gen/00000002\.json", "after")):
             with Role(train_and_die, folder, "net1", "auto", *moment) as dying:
                 assert died(dying)
@@ -218,7 +228,7 @@ def wait_until_stopped(role):
 @pytest.mark.parametrize(
     ("transport", "moment"),
     [("rename", ("replace", r"down-0{10}12\.npy$", "before")),
-     ("mapped", ("pwrite", r'"published": {"down": 12}', "before"))],
+     ("mapped", ("store", "down 12", "before"))],
     ids=["before a rename", "mapped, before an announcement"],
 )
 @pytest.mark.fault(15, "Storage stops its process; lock file removed, replacement, SIGCONT")
@@ -233,7 +243,9 @@ def test_a_role_stopped_for_too_long_finds_its_successor_and_changes_nothing(
             assert survivor.hear() == ("start", 1, 0, 0)
             assert "no sign of life for 4 s" in str(survivor.error(60))
         (folder / "roles" / "net1.lock").unlink()  # or another process of the role is refused
-        halt = (transport, "pwrite", r'"published": {"down": 20}', "before", signal.SIGSTOP)
+        announce = {"rename": ("pwrite", r'"published": {"down": 20}'),
+                    "mapped": ("store", "down 20")}
+        halt = (transport, *announce[transport], "before", signal.SIGSTOP)
         with (
             Role(train_and_die, folder, "net1", *halt) as mine,
             Role(train_by, folder, "net2", transport) as peer,

@@ -38,7 +38,7 @@ def test_two_roles_agree_on_one_run_and_know_each_others_pid(tmp_path):
     assert (record["run"], record["base"], record["start_step"]) == (run1, 0, 0)
     assert sorted(record["incarnations"]) == ["net1", "net2"]
     run = json.loads((tmp_path / "RUN.json").read_text())
-    assert (run["run"], run["roles"], run["protocol"]) == (run1, ["net1", "net2"], 2)
+    assert (run["run"], run["roles"], run["protocol"]) == (run1, ["net1", "net2"], 3)
 
 
 def test_three_roles_agree(tmp_path):
