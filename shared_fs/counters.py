@@ -10,13 +10,14 @@ exchange mapped messages, through a page of memory, which costs a store instead 
 A page tells nothing but numbers; that a peer lives, fails or is done is told by its status block.
 """
 
+import errno
 import mmap
 import platform
 from collections.abc import Iterable, Set
 from contextlib import ExitStack
 from typing import Protocol
 
-from .errors import InvalidMessage
+from .errors import InvalidMessage, StorageError
 from .open_file import OpenFile, check_size
 from .patience import patiently
 from .peer import Peer
@@ -156,20 +157,26 @@ class PeerPage:
 
     def is_open(self) -> bool:
         """Map it if it is there.  Raises InvalidMessage, StorageError if it cannot be mapped."""
-        if self._open is None and self._is_there():
-            file = self._storage.open_checked(self._name)
+        if self._open is None and self._is_announced():
             try:
-                if file.size != PAGE_SIZE:
-                    raise InvalidMessage(
-                        f"{file.path}: expected {PAGE_SIZE} bytes, found {file.size}; look for "
-                        "what else writes there, and start again in a fresh folder"
-                    )
-                page = file.map()
-            except BaseException:
-                file.close()
-                raise
-            self._open = file, page, memoryview(page).cast("q")
+                self._map(self._storage.open_checked(self._name))
+            except StorageError as error:
+                if error.errno != errno.ENOENT:     # its owner has left, and taken it along
+                    raise
         return self._open is not None
+
+    def _map(self, file: OpenFile) -> None:
+        try:
+            if file.size != PAGE_SIZE:
+                raise InvalidMessage(
+                    f"{file.path}: expected {PAGE_SIZE} bytes, found {file.size}; look for what "
+                    "else writes there, and start again in a fresh folder"
+                )
+            page = file.map()
+        except BaseException:
+            file.close()
+            raise
+        self._open = file, page, memoryview(page).cast("q")
 
     def has_moved(self) -> bool:
         """Whether it changed since the last call.  Raises InvalidMessage if it was cut."""
@@ -189,7 +196,7 @@ class PeerPage:
             page.close()
             file.close()
 
-    def _is_there(self) -> bool:
+    def _is_announced(self) -> bool:
         """A role makes its page before it says that it runs."""
         status = self._peer.status
         return status is not None and status.generation == self._generation

@@ -2,6 +2,7 @@
 
 import json
 import os
+from shutil import rmtree
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_what_is_not_of_an_exchange_is_named_and_left(dead, tmp_path):
     (dead / "stage.json").unlink()
     (dead / "stage.json").symlink_to(outside / "x-000000000001.npy")     # a link to a file
     (dead / "g00000002").symlink_to(outside)                             # a link to a folder
-    (dead / "g00000001" / "net2").rmdir()
+    rmtree(dead / "g00000001" / "net2")
     (dead / "g00000001" / "net2").symlink_to(outside)
     os.mkfifo(dead / "status" / "net3.block")
     kept = ["notes.txt", "hello/net1.json~", "g00000001/net1/x-1.npy", "stage.json", "g00000002",

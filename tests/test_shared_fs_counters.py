@@ -71,9 +71,12 @@ def test_half_of_a_store_is_no_news(storage, page):
 
 
 def test_a_page_is_looked_for_only_when_its_owner_is_in_the_generation(storage):
-    assert not view(storage, generation=0).is_open()    # no such file, and no error
+    theirs = view(storage)
+    assert not theirs.is_open()     # it has left, and taken its page along
     page = OwnPage(storage, NAME, 0.0)
-    assert view(storage).is_open()
+    assert not view(storage, generation=0).is_open()
+    assert theirs.is_open()
+    theirs.close()
     page.close()
 
 
