@@ -143,17 +143,20 @@ class PeerPage:
         self._storage, self._name = storage, name
         self._peer, self._generation = peer, generation
         self._open: tuple[OpenFile, mmap.mmap, memoryview] | None = None
+        self._told: dict[int, int] = {}
         self._seen = b""
 
     def load(self, place: int) -> int | None:
-        """The number of the channel at `place`; None if there is none yet."""
+        """The newest whole number of the channel at `place`; None if there is none yet."""
         if not self.is_open():
             return None
         assert self._open is not None
         words, at = self._open[2], place * CELL // WORD
         number: int = words[at]
-        # Also before the first number, when both are 0, and in between the two stores.
-        return None if words[at + 1] != ~number else number
+        # They do not fit before the first number, when both are 0, and in between two stores.
+        if words[at + 1] == ~number:
+            self._told[place] = number
+        return self._told.get(place)
 
     def is_open(self) -> bool:
         """Map it if it is there.  Raises InvalidMessage, StorageError if it cannot be mapped."""

@@ -58,15 +58,15 @@ def test_a_number_is_told_in_its_own_cell_and_not_before_it_is_stored(storage, p
 
 
 def test_half_of_a_store_is_no_news(storage, page):
-    page.store(0, 411)
     theirs = view(storage)
-    words = memoryview(bytearray(PAGE_SIZE)).cast("q")
-    Storage.store(storage, words, 0, 412)
     with open(storage.root / NAME, "r+b") as file:
-        os.pwrite(file.fileno(), words.tobytes()[:WORD], 0)     # the number without its complement
-        assert theirs.load(0) is None
-        os.pwrite(file.fileno(), words.tobytes()[: 2 * WORD], 0)
-        assert theirs.load(0) == 412
+        for before, number in ((None, 411), (411, 412)):
+            words = memoryview(bytearray(2 * WORD)).cast("q")
+            storage.store(words, 0, number)
+            os.pwrite(file.fileno(), words.tobytes()[:WORD], 0)     # without its complement
+            assert theirs.load(0) == before
+            os.pwrite(file.fileno(), words.tobytes(), 0)
+            assert theirs.load(0) == number
     theirs.close()
 
 
