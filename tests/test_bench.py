@@ -1,47 +1,239 @@
-"""The benchmarks run, say what they measured, and leave nothing behind."""
+"""The benchmarks run, say and write down what they measured, and leave nothing behind."""
+
+import json
 
 import pytest
+import torch
 
-from dualnet.bench import pipeline
-from dualnet.bench.exchange import WAYS
+from dualnet import nets
+from dualnet.bench import caffe_memory, capacity, pipeline, report, results
+from dualnet.bench.exchange import WARM_UP, WAYS, count_of
+from dualnet.bench.figure import draw
 from dualnet.cli import main
-from dualnet.cli.bench import size_of
+from dualnet.cli.bench import sizes_of
+from dualnet.errors import DataError, UserError
+from dualnet.methods.dual.settings import DualConfig
+
+MB = 2**20
 
 
-def test_every_way_of_sending_is_measured_and_leaves_nothing(tmp_path, capsys):
-    words = ["--dir", str(tmp_path), "--sizes", "4k", "--count", "5", "--rounds", "1"]
-    assert main(["bench", "exchange", *words]) == 0
+# -- exchange --------------------------------------------------------------------------------------
+
+def test_every_way_of_sending_is_measured_written_down_and_leaves_nothing(tmp_path, capsys):
+    folder, written = tmp_path / "messages", tmp_path / "results"
+    folder.mkdir()
+    words = ["--dir", str(folder), "--sizes", "4k", "--count", "5", "--rounds", "1"]
+    assert main(["bench", "exchange", *words, "--results", str(written)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "4096 bytes"
-    assert [line.split()[0] for line in lines[2:]] == list(WAYS)
-    assert all(0 < float(line.split()[1]) < 1000 for line in lines[2:])     # ms
-    assert not list(tmp_path.iterdir())
+    assert lines[1] == "4096 bytes, 5 messages a round"
+    assert [line.split()[0] for line in lines[2:7]] == list(WAYS)
+    assert not list(folder.iterdir())
+    line = json.loads((written / "bench-exchange.jsonl").read_text())
+    rows = {row["way"]: row for row in line["measured"]}
+    assert all(0 < row["seconds"][0] < 1 and row["count"] == 5 for row in rows.values())
+    # the message is noticed before it is read, and no later than it is there
+    for way in ("mapped", "rename"):
+        assert 0 < rows[way]["notice_s"][0] <= rows[way]["seconds"][0]
+        assert rows[way]["folder"] == str(folder)
+    assert rows["gloo"]["notice_s"] == [] and rows["gloo"]["folder"] is None
+    assert (written / "bench-exchange.png").read_bytes().startswith(b"\x89PNG")
+    assert "| 4 kB | mapped |" in (written / "bench.md").read_text()
+
+
+def test_fewer_of_the_large_messages_are_sent():
+    # of 128 MB an eighth of what is sent of 16 MB, and never fewer than warm up
+    assert [count_of(100, size) for size in (4096, 16 * MB, 128 * MB)] == [100, 100, 12]
+    assert count_of(10, 128 * MB) == WARM_UP and count_of(3, 128 * MB) == 3
 
 
 def test_sizes_are_read_by_their_units():
-    assert [size_of(word) for word in ("64", "64k", "2M", "1G")] == [64, 65536, 2**21, 2**30]
+    assert sizes_of("64,64k,2M,1G") == [64, 65536, 2**21, 2**30]
 
 
-def test_nonsense_is_refused(tmp_path, capsys):
-    assert main(["bench", "exchange", "--dir", str(tmp_path / "missing")]) == 2
-    assert "is no folder" in capsys.readouterr().err
-    assert main(["bench", "exchange", "--dir", str(tmp_path), "--sizes", "4"]) == 2
-    assert main(["bench", "pipeline", "--micro-batches", "two"]) == 2
+@pytest.mark.parametrize(("words", "sentence"), [
+    (["exchange", "--dir", "missing"], "is no folder"),
+    (["exchange", "--dir", ".", "--sizes", "4"], "multiples of 8 bytes"),
+    (["exchange", "--sizes", "4T"], "expected bytes like"),
+    (["exchange", "--rounds", "0"], "expected a whole number from 1"),
+    (["pipeline", "--micro-batches", "two"], "expected a whole number from 1"),
+    (["pipeline", "--micro-batches", "65"], "at most --batch-size 64"),
+    (["pipeline", "--iterations", "1"], "at least 2"),
+    (["capacity", "--net", "caffenet-small", "--cut", "pool3"], "did you mean pool"),
+    (["capacity", "--net", "lenet", "--memory-limit", "64k"], "not even one image fits"),
+    (["report"], "--results"),
+], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_nonsense_is_refused(tmp_path, monkeypatch, capsys, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(["bench", *words])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2 and sentence in capsys.readouterr().err
 
 
-def test_the_bound_is_the_single_net_over_the_slower_half_by_hand():
-    single = pipeline.Speed("single", [100.0, 120.0, 80.0], {"single": [0.0] * 3})
-    lockstep = pipeline.Speed("lockstep", [50.0] * 3, {"net1": [0.4] * 3, "net2": [0.5] * 3})
-    assert lockstep.busy_s("net1", 10) == pytest.approx(0.12)       # of 0.2 s per iteration
-    assert pipeline.bound(single, lockstep, 10) == pytest.approx(0.1 / 0.12)
+# -- pipeline --------------------------------------------------------------------------------------
+
+def line_of(bench, measured, **settings):
+    return {"bench": bench, "device": "cpu", "device_name": "Test", "cores": 2, "rounds": 2,
+            "versions": {"torch": "2"}, "commit": "c" * 40, "dirty": False, "command": "dualnet",
+            "date": "2026-01-02T03:04:05+00:00", "wall_s": 1.0, "settings": settings,
+            "measured": measured}
+
+
+@pytest.fixture
+def speeds():
+    """Batches of 10: single 0.1 and 0.2 s per iteration, halves alone 0.08 and 0.05, 0.1 and 0.05.
+
+    The best pipeline takes 0.1 and 0.16 s, of which net1 waits a tenth.
+    """
+    def dual(way, rates, waits, alone):
+        return {"way": way, "images_per_s": rates, "wait_share": {"net1": waits, "net2": waits},
+                "alone_s": alone}
+    alone = {"net1": [0.08, 0.1], "net2": [0.05, 0.05]}
+    return line_of("pipeline", [
+        {"way": "single", "images_per_s": [100.0, 50.0], "wait_share": {}},
+        {"way": "single, all cores", "images_per_s": [150.0, 75.0], "wait_share": {}},
+        dual("lockstep", [80.0, 50.0], [0.4, 0.4], alone),
+        dual("pipelined, M = 2", [100.0, 62.5], [0.1, 0.1], alone)],
+        net="caffenet", cut="pool2", batch_size=10)
+
+
+def test_ratios_are_taken_within_a_round(speeds):
+    # 0.1 / 0.08 and 0.2 / 0.1
+    assert results.bounds(speeds) == pytest.approx([1.25, 2.0])
+    assert results.speed_ups(speeds, "pipelined, M = 2") == pytest.approx([1.0, 1.25])
+    # net1's own are 0.08 of 0.1 s and 0.1 of 0.16 s: 0.8 and 0.625; waiting 0.1; rest 0.1 and 0.275
+    assert results.shares(speeds, "pipelined, M = 2", "net1") == pytest.approx(
+        (0.7125, 0.1, 0.1875))
+
+
+def test_rounds_are_gathered_into_lists():
+    measured = {}
+    for rate in (1.0, 2.0):
+        pipeline.gather(measured, {"way": "a", "images_per_s": rate, "wait_share": {"net1": rate}})
+    assert measured == {"a": {"way": "a", "images_per_s": [1.0, 2.0],
+                              "wait_share": {"net1": [1.0, 2.0]}}}
 
 
 @pytest.mark.slow
-def test_the_schedules_are_measured_beside_the_single_net(capsys):
-    words = ["--net", "caffenet-small", "--batch-size", "8", "--iterations", "12",
-             "--micro-batches", "2"]
+def test_the_schedules_are_measured_beside_the_single_net(tmp_path, capsys):
+    words = ["--net", "caffenet-small", "--batch-size", "8", "--iterations", "4", "--rounds", "1",
+             "--micro-batches", "2", "--dir", str(tmp_path), "--results", str(tmp_path / "results")]
     assert main(["bench", "pipeline", *words]) == 0
     lines = capsys.readouterr().out.splitlines()
     ways = ["single", "single, all cores", "lockstep", "pipelined, M = 2", "async"]
-    assert [line[:20].strip() for line in lines[:-1]] == ways
-    assert lines[-1].startswith("bound: ")
+    assert [line[:18].strip() for line in lines[:5]] == ways and lines[5].startswith("bound: ")
+    rows = results.newest(tmp_path / "results", "pipeline")["measured"]
+    assert [row["way"] for row in rows] == ways
+    for row in rows[2:]:
+        assert all(0 <= row["wait_share"][role][0] < 1 for role in ("net1", "net2"))
+        assert all(0 < row["alone_s"][role][0] < 10 for role in ("net1", "net2"))
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+# -- capacity --------------------------------------------------------------------------------------
+
+def test_caffes_memory_by_hand():
+    net = nets.build("caffenet-small", (3, 32, 32), 10)
+    readings = caffe_memory.caffe_memory(net, (3, 32, 32), "pool2")
+    image, conv1, pool1, conv2, pool2, conv3 = 3072, 32 * 1024, 32 * 256, 32 * 256, 32 * 64, 64 * 64
+    front = 2 * conv1 + 3 * pool1 + 2 * conv2 + 3 * pool2       # data, diff; maxima of the pools
+    back = 2 * 4096 + 3 * 64 * 16 + 2 * 64 + 2 * 10             # conv4 pool4 fc5 fc6
+    training = readings[caffe_memory.TRAINING]
+    assert training["single"].per_image == 4 * (image + front + 2 * conv3 + back + 10)
+    # net1 also has conv3p and the difference; net2 reads pool2, whose diff nobody asks for
+    assert training["net1"].per_image == 4 * (image + front + 2 * conv3 + 2 * conv3)
+    assert training["net2"].per_image == 4 * (pool2 + 2 * conv3 + back + 10)
+    columns = 75 * 1024 + 800 * 256 + 288 * 64 + 576 * 64
+    assert training["single"].once == 4 * (3 * 149738 + columns)
+    # the test net has the data and the maxima, but no diffs
+    data = image + conv1 + 2 * pool1 + conv2 + 2 * pool2 + conv3 + 4096 + 2 * 1024 + 64 + 10 + 10
+    tested = readings[caffe_memory.TESTING]
+    assert tested["single"].per_image == training["single"].per_image + 4 * data
+    assert tested["net1"] == training["net1"]
+
+
+def test_caffes_rule_is_for_caffes_layers():
+    assert caffe_memory.caffe_memory(torch.nn.Sequential(torch.nn.Tanh()), (1, 4, 4), "0") == {}
+
+
+def test_the_largest_batch_fills_the_memory_and_no_more():
+    settings = DualConfig(net="caffenet-small", loss="euclidean").resolved()
+    limit = 2**28
+    row, = capacity.counted(settings, ["pool2"], limit)
+    for name, kept in row["memory"].items():
+        count = row["images"][name][0]
+        assert count * kept["per_image"] + kept["once"] <= limit
+        assert (count + 1) * kept["per_image"] + kept["once"] > limit
+    # weights, gradients and momentum of the single net
+    assert row["memory"]["single"]["once"] == 3 * 4 * 149738
+    smaller = min(row["images"]["net1"][0], row["images"]["net2"][0])
+    assert results.batch_ratios(row) == [smaller / row["images"]["single"][0]]
+
+
+def test_capacity_is_told_for_every_cut(tmp_path, capsys):
+    words = ["--net", "caffenet-small", "--memory-limit", "1G", "--results", str(tmp_path)]
+    assert main(["bench", "capacity", *words]) == 0
+    cuts = capacity.cuts_of(DualConfig(net="caffenet-small"))
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in out[1:1 + len(cuts)]] == cuts
+    assert (tmp_path / "bench-capacity.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "bench.md").read_text()
+    assert text.count("| counted |") == len(cuts) and "The thesis' ratio" not in text
+
+
+# -- ledger and report -----------------------------------------------------------------------------
+
+def test_a_report_of_nothing_says_not_measured(tmp_path, capsys):
+    assert main(["bench", "report", "--results", str(tmp_path / "new")]) == 0
+    text = (tmp_path / "new" / "bench.md").read_text()
+    assert text.count("not measured; `dualnet bench") == 3 and "| yes |" not in text
+
+
+def test_targets_are_held_against_what_was_measured(tmp_path, speeds):
+    def row(way, size, seconds, notice=()):
+        return {"way": way, "size": size, "seconds": seconds, "notice_s": list(notice), "count": 9,
+                "folder": "d" if way in ("mapped", "save") else None,
+                "file_system": "tmpfs" if way in ("mapped", "save") else None}
+    measured = [
+        row("memcpy", 65536, [2e-6, 2e-6]), row("mapped", 65536, [9e-5, 9e-5], [8e-5, 2e-4]),
+        row("gloo", 65536, [5e-5, 4e-5]),
+        row("memcpy", 2 * MB, [1e-4, 1e-4]), row("mapped", 2 * MB, [1.5e-4, 1.7e-4], [1, 1]),
+        row("save", 2 * MB, [1.65e-3, 1.87e-3]),
+        row("memcpy", 16 * MB, [1e-3, 2e-3]), row("mapped", 16 * MB, [1.4e-3, 2.4e-3], [1, 1])]
+    results.ledger(tmp_path, "exchange").append(line_of("exchange", measured, sizes=[], count=9))
+    results.ledger(tmp_path, "pipeline").append(speeds)
+    lines = {line.split(" | ")[0].strip("| "): line.split(" | ")
+             for line in report.render(tmp_path).splitlines() if line.startswith("| ")}
+
+    def told(what):
+        return lines[what][2], lines[what][5].strip(" |")
+    # 1.4 and 1.2; 0.05 and 0.07 ms; 11 and 11 times; 0.56 and 0.44 times; 0.08 and 0.2 ms
+    assert told("mapped, 16 MB, over two memcpys") == ("1.3 (1.2 to 1.4) x", "yes")
+    assert told("mapped, 2 MB, above two memcpys") == ("0.06 (0.05 to 0.07) ms", "yes")
+    assert told("mapped, 2 MB, faster than np.save + np.load") == ("11 x", "yes")
+    assert told("mapped, 64 kB, faster than gloo on loopback") == ("0.5 (0.444 to 0.556) x", "no")
+    assert told("mapped, 64 kB, from announcement to notice") == ("0.14 (0.08 to 0.2) ms", "no")
+    # 1 of 1.25 and 1.25 of 2
+    assert told("best `pipelined` over the single net, as a share of the bound") == (
+        "0.713 (0.625 to 0.8) of the bound", "no")
+    assert told("the single net on all cores, beside it") == ("1.5 x", "-")
+    assert told("`caffenet`, largest batch dual over single, at pool2") == ("not measured", "-")
+    for bench in ("exchange", "pipeline"):
+        draw(results.newest(tmp_path, bench), tmp_path / f"{bench}.png")
+        assert (tmp_path / f"{bench}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_newest_line_counts_and_a_damaged_one_is_named(tmp_path):
+    ledger = results.ledger(tmp_path, "capacity")
+    for net in ("first", "second"):
+        ledger.append(line_of("capacity", [], net=net))
+    assert results.newest(tmp_path, "capacity")["settings"]["net"] == "second"
+    ledger.path.write_text(ledger.path.read_text() + "{\n")
+    with pytest.raises(DataError, match=r"bench-capacity\.jsonl, line 3"):
+        report.render(tmp_path)
+
+
+def test_a_net_that_cannot_be_cut_is_refused():
+    with pytest.raises(UserError, match="unknown cut 'pool'"):
+        capacity.cuts_of(DualConfig(net="caffenet-small"), ["pool"])

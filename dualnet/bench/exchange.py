@@ -6,28 +6,46 @@
     save     np.save to a file and np.load of it, in one process
 
 Between processes a message takes from before `send` to after `recv`; one clock serves all processes
-of a machine.  One message is on its way at a time.
+of a machine.  One message is on its way at a time, and its receiver waits for it already.
+
+From announcement to notice: from before `send` until `recv` stops waiting.  It holds the copy into
+the slot or file, which comes before the announcement, but not the copy out of it.  So it is an
+upper limit of what the announcement takes, and told only of messages so small that their copy
+hardly counts: 64 kB into a slot take 1 or 2 microseconds.
 """
 
 import multiprocessing
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from statistics import median
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from shared_fs import Exchange
+from shared_fs.profile import kind_of
 
 WAYS = ("memcpy", "mapped", "rename", "gloo", "save")
+IN_FOLDER = ("mapped", "rename", "save")    # the others do without
+LARGE = 2**24       # bytes of messages of which fewer are sent
+SMALL = 2**16       # bytes up to which the copy hardly counts beside the announcement
 CHANNELS = {"payload": ("net1", "net2"), "reply": ("net2", "net1")}
 WARM_UP = 5
 PROCESS_TIMEOUT_S = 120.0
 
 Array = np.ndarray[Any, Any]
+Row = dict[str, Any]
+
+
+class Times(NamedTuple):
+    """Seconds of each message, and from its announcement to its notice, where there is one."""
+
+    message: list[float]
+    notice: list[float]
 
 
 class Link(Protocol):
@@ -37,16 +55,25 @@ class Link(Protocol):
 
     def recv(self, number: int, out: Array) -> None: ...
 
+    def waited_s(self) -> float | None:
+        """Seconds that `recv` has waited so far, if the link knows."""
+        ...
+
     def close(self) -> None: ...
 
 
-def measure(way: str, folder: Path, num_bytes: int, count: int) -> list[float]:
-    """Seconds of each of `count` messages of `num_bytes` (a multiple of 8) by one of WAYS."""
+def count_of(count: int, num_bytes: int) -> int:
+    """How many of `count` messages are sent where they have `num_bytes`: fewer of large ones."""
+    return min(count, max(WARM_UP, count * LARGE // num_bytes))
+
+
+def measure(way: str, folder: Path, num_bytes: int, count: int) -> Times:
+    """Times of `count` messages of `num_bytes` (a multiple of 8) by one of WAYS, some warmed up."""
     if way == "memcpy":
-        return _timed(_copier(num_bytes), count)
+        return Times(_timed(_copier(num_bytes), count), [])
     with tempfile.TemporaryDirectory(prefix="dualnet-bench-", dir=folder) as scratch:
         if way == "save":
-            return _timed(_saver(Path(scratch, "plain.npy"), num_bytes), count)
+            return Times(_timed(_saver(Path(scratch, "plain.npy"), num_bytes), count), [])
         return _between_processes(way, scratch, num_bytes, count)
 
 
@@ -80,7 +107,7 @@ def _timed(action: Callable[[], None], count: int) -> list[float]:
     return times[WARM_UP:]
 
 
-def _between_processes(way: str, scratch: str, num_bytes: int, count: int) -> list[float]:
+def _between_processes(way: str, scratch: str, num_bytes: int, count: int) -> Times:
     context = multiprocessing.get_context("spawn")
     times, child_times = context.Pipe(duplex=False)
     where = scratch if way != "gloo" else str(_free_port())
@@ -95,20 +122,26 @@ def _between_processes(way: str, scratch: str, num_bytes: int, count: int) -> li
         link.close()
         if not times.poll(PROCESS_TIMEOUT_S):
             raise TimeoutError(f"no times from the receiver of {way} in {PROCESS_TIMEOUT_S:g} s")
-        found: list[float] = times.recv()
+        found: Times = times.recv()
+        receiver.join(PROCESS_TIMEOUT_S)
         return found
     finally:
-        receiver.join(PROCESS_TIMEOUT_S)
+        receiver.terminate()        # nothing, where it has ended
+        receiver.join()
 
 
 def _receive(way: str, where: str, num_bytes: int, count: int, times: Connection) -> None:
-    link, out, taken = _link(way, where, 1), np.empty(num_bytes // 8), []
+    link, out = _link(way, where, 1), np.empty(num_bytes // 8)
+    message, notice = [], []
     for number in range(count + WARM_UP):
+        waited, started = link.waited_s(), time.monotonic()
         link.recv(number, out)
-        taken.append(time.monotonic() - out[0])
+        message.append(time.monotonic() - out[0])
+        if waited is not None and num_bytes <= SMALL:
+            notice.append(started + (link.waited_s() or 0.0) - waited - out[0])
         link.send(number, np.zeros(1))
     link.close()
-    times.send(taken[WARM_UP:])
+    times.send(Times(message[WARM_UP:], notice[WARM_UP:]))
 
 
 def _link(way: str, where: str, rank: int) -> Link:
@@ -128,6 +161,9 @@ class _Folder:
 
     def recv(self, number: int, out: Array) -> None:
         self._exchange.recv(self._in, number, out)
+
+    def waited_s(self) -> float | None:
+        return self._exchange.wait_s
 
     def close(self) -> None:
         self._exchange.close()
@@ -153,8 +189,49 @@ class _Gloo:
 
         self._group.recv(torch.from_numpy(out), self._peer)
 
+    def waited_s(self) -> float | None:
+        return None
+
     def close(self) -> None:
         self._group.destroy_process_group()
+
+
+class Cell(NamedTuple):
+    """What is measured once a round: a way, a size, and a folder for those that use one."""
+
+    way: str
+    size: int
+    folder: Path | None
+
+
+def cells(folders: Sequence[Path], size: int) -> list[Cell]:
+    """Everything that is compared at one size."""
+    return [Cell(way, size, folder) for way in WAYS
+            for folder in (folders if way in IN_FOLDER else [None])]
+
+
+def rows(folders: Sequence[Path], sizes: Sequence[int], count: int,
+         rounds: int) -> Iterator[list[Row]]:
+    """Measure size by size, each way and folder in each round; the rows of a size at a time.
+
+    A row has the median of each round: `seconds` of a message, and `notice_s`.
+    """
+    for size in sizes:
+        found: dict[Cell, list[Times]] = {cell: [] for cell in cells(folders, size)}
+        for _ in range(rounds):
+            for cell, times in found.items():
+                times.append(measure(cell.way, cell.folder or folders[0], size,
+                                     count_of(count, size)))
+        yield [_row(cell, times) for cell, times in found.items()]
+
+
+def _row(cell: Cell, rounds: Sequence[Times]) -> Row:
+    folder = None if cell.folder is None else str(cell.folder)
+    return {"way": cell.way, "size": cell.size, "folder": folder,
+            "file_system": None if cell.folder is None else kind_of(cell.folder),
+            "count": len(rounds[0].message),
+            "seconds": [median(times.message) for times in rounds],
+            "notice_s": [median(times.notice) for times in rounds if times.notice]}
 
 
 def _payload(num_bytes: int) -> Array:

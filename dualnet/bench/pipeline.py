@@ -1,82 +1,176 @@
 """The dual net beside the single net: images per second, and where the time of each role goes.
 
-Each way is a real training of `iterations` iterations; every line of its metrics but the first
-(which warms up) is one repeat.  The bound is what no schedule of two processes can beat: the time
-of the single net over that of the slower half, both on the same number of threads.
+Each way is a real training on random images, in every round anew, so that a machine that changes
+its speed favours none.  Of its lines of metrics the first warms up, the others are one figure.
+
+Each half is also timed alone: the same code of the role in one process, fed from memory, with no
+exchange and nobody to wait for.  That gives the bound, what no schedule of two processes can beat:
+the time of the single net over that of the slower half, all on one thread; and what a role spends
+beyond it and beyond waiting: the exchange, and two processes in one memory.
 """
 
+import multiprocessing
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from dualnet import machine, session
+from dualnet.data import arrays
 from dualnet.errors import UserError
+from dualnet.from_prototxt import build_net
+from dualnet.methods.dual.build import build_parts, build_role, describe_wire
+from dualnet.methods.dual.settings import DualConfig
+from dualnet.methods.dual.wire import ROLES
 from dualnet.run import Run
 
-LINES = 6           # of metrics per training; the first is not counted
+SHAPE, CLASSES = (3, 32, 32), 10
+BATCHES = 4         # different ones
+LINES = 3           # of metrics per training; the first is not counted
 TIMEOUT_S = 3600.0
+SINGLE, ALL_CORES = "single", "single, all cores"
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Speed:
-    """What one way of training reached.
-
-    images_per_s  one figure per repeat
-    wait_share    role -> share of the time it waited for its peer, 0-1, one figure per repeat
-    """
-
-    way: str
-    images_per_s: list[float]
-    wait_share: Mapping[str, list[float]]
-
-    def busy_s(self, role: str, batch_size: int) -> float:
-        """Seconds of work per iteration of `role`, median over the repeats."""
-        pairs = zip(self.images_per_s, self.wait_share[role], strict=True)
-        return median(batch_size / rate * (1 - share) for rate, share in pairs)
-
-
-def ways(micro_batches: Sequence[int]) -> dict[str, list[str]]:
-    """Name -> words of the command, for all ways that are compared on one thread per process."""
-    dual = ["train", "dual", "--threads", "1", "--schedule"]
-    return {"single": ["train", "single", "--threads", "1"],
-            "single, all cores": ["train", "single"],
-            "lockstep": [*dual, "lockstep"],
-            **{f"pipelined, M = {number}": [*dual, "pipelined", "--micro-batches", str(number)]
+def dual_ways(micro_batches: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Name -> settings of the ways to train the dual net."""
+    return {"lockstep": {"schedule": "lockstep"},
+            **{f"pipelined, M = {number}": {"schedule": "pipelined", "micro_batches": number}
                for number in micro_batches},
-            "async": [*dual, "async"]}
+            "async": {"schedule": "async"}}
 
 
-def measure(way: str, words: Sequence[str], settings: Sequence[str], iterations: int) -> Speed:
-    """Train once, in processes of their own, and read their metrics.
+def rows(settings: DualConfig, micro_batches: Sequence[int], iterations: int, rounds: int,
+         folder: Path) -> Iterator[tuple[int, Row]]:
+    """Measure everything once per round; yields (round, a row with what it measured) at once.
 
-    settings  further words of the command: --net, --batch-size, ...
-    Raises UserError with the last words of a command that fails.
+    settings    net, cut and batch size
+    iterations  of each training, besides those that warm up
+    folder      of data, runs and messages, removed again
+    A row has `way`, `images_per_s`, and for dual ways role -> `wait_share` and `alone_s`, seconds
+    per iteration of that half alone.  Raises UserError with the last words of a command that fails.
     """
-    every = max(1, iterations // LINES)
-    with tempfile.TemporaryDirectory(prefix="dualnet-bench-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="dualnet-bench-", dir=folder) as scratch:
+        settings = settings.replace(data="arrays", data_dir=scratch, threads=1, eval_every=0)
+        _write_images(Path(scratch), settings.batch_size)
+        ways = dual_ways(micro_batches)
+        for number in range(rounds):
+            yield number, _train(SINGLE, ["single", "--threads", "1"], settings, iterations)
+            yield number, _train(ALL_CORES, ["single"], settings, iterations)
+            alone = {role: _alone(role, settings, ways, iterations) for role in ROLES}
+            for way, changes in ways.items():
+                words = ["dual", "--threads", "1", "--cut", settings.cut, *_words(changes)]
+                row = _train(way, words, settings, iterations)
+                yield number, row | {"alone_s": {role: alone[role][way] for role in ROLES}}
+
+
+def gather(measured: dict[str, Row], row: Row) -> None:
+    """Add what one round measured to the row of its way: a list for every figure."""
+    def add(to: Row, figures: Row) -> None:
+        for name, value in figures.items():
+            if isinstance(value, dict):
+                add(to.setdefault(name, {}), value)
+            else:
+                to.setdefault(name, []).append(value)
+
+    way = row["way"]
+    add(measured.setdefault(way, {"way": way}), {k: v for k, v in row.items() if k != "way"})
+
+
+def _write_images(folder: Path, batch_size: int) -> None:
+    random = np.random.default_rng(0)
+
+    def some(count: int) -> tuple[np.ndarray, np.ndarray]:
+        return (random.integers(0, 256, (count, *SHAPE), dtype=np.uint8),
+                np.arange(count) % CLASSES)
+
+    arrays.save(folder, some(BATCHES * max(batch_size, CLASSES)), some(max(batch_size, CLASSES)))
+
+
+def _words(changes: Mapping[str, Any]) -> list[str]:
+    return [word for name, value in changes.items()
+            for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def _train(way: str, words: Sequence[str], settings: DualConfig, iterations: int) -> Row:
+    """Train once, in processes of their own, and read their metrics."""
+    every = max(1, iterations // (LINES - 1))
+    with tempfile.TemporaryDirectory(prefix="run-", dir=settings.data_dir) as scratch:
         folder = Path(scratch, "run")
-        command = [sys.executable, "-m", "dualnet", *words, *settings, "--quiet", "--data",
-                   "shapes", "--iterations", str(every * LINES), "--log-every", str(every),
-                   "--checkpoint-every", "0", "--out", str(folder)]
+        command = [sys.executable, "-m", "dualnet", "train", *words, "--net", settings.net,
+                   "--batch-size", str(settings.batch_size), "--quiet", "--data", "arrays",
+                   "--data-dir", settings.data_dir, "--iterations", str(every * LINES),
+                   "--log-every", str(every), "--checkpoint-every", "0", "--out", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
         if done.returncode != 0:
             last = done.stderr.strip().splitlines()[-1:] or ["no message"]
             raise UserError(f"{' '.join(command[1:])} failed: {last[0]}")
-        return _speed(way, Run(folder))
+        return {"way": way, **_figures(Run(folder), settings.batch_size)}
 
 
-def _speed(way: str, run: Run) -> Speed:
-    lines = {role: [line for line in run.metrics(role) if line["split"] == "train"][1:]
+def _figures(run: Run, batch_size: int) -> Row:
+    """Images per second from the end of the first line to the end of the last, and wait shares."""
+    lines = {role: [line for line in run.metrics(role) if line["split"] == "train"]
              for role in run.roles}
-    last = list(lines.values())[-1]         # of net2 it is the end of the iteration
-    return Speed(way, [line["images_per_s"] for line in last],
-                 {role: [line["wait_share"] for line in its] for role, its in lines.items()})
+    first, *counted = list(lines.values())[-1]      # of net2 it is the end of the iteration
+    images = (counted[-1]["step"] - first["step"]) * batch_size
+    waits = {role: sum(line["wait_share"] for line in its[1:]) / len(its[1:])
+             for role, its in lines.items() if role in ROLES}
+    return {"images_per_s": images / (counted[-1]["time_s"] - first["time_s"]),
+            "wait_share": waits}
 
 
-def bound(single: Speed, lockstep: Speed, batch_size: int) -> float:
-    """How many times faster than the single net two processes can be at best."""
-    slower = max(lockstep.busy_s(role, batch_size) for role in lockstep.wait_share)
-    return batch_size / median(single.images_per_s) / slower
+# -- one half alone --------------------------------------------------------------------------------
+
+class Fed:
+    """A channel on which every message is there at once, and random; what is sent is dropped."""
+
+    wait_s, bytes_sent, generation = 0.0, 0, 1
+
+    def __init__(self) -> None:
+        self._tensors: dict[tuple[int, ...], Tensor] = {}
+
+    def send(self, name: str, sequence: int, tensor: Tensor) -> None:
+        pass
+
+    def recv(self, name: str, sequence: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        if shape not in self._tensors:
+            self._tensors[shape] = torch.rand(shape, dtype=dtype)
+        return self._tensors[shape]
+
+    def report(self, **info: Any) -> None:
+        pass
+
+
+def _alone(role: str, settings: DualConfig, ways: Mapping[str, Mapping[str, Any]],
+           iterations: int) -> dict[str, float]:
+    """Way -> seconds per iteration of `role` with nobody to wait for, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return {way: pool.apply(alone_s, (role, settings.replace(**changes), iterations))
+                for way, changes in ways.items()}
+
+
+def alone_s(role: str, settings: DualConfig, iterations: int) -> float:
+    """Seconds per iteration of one role, fed from memory; as many iterations again warm up."""
+    settings = settings.replace(iterations=2 * iterations, log_every=2 * iterations, lr=1e-6
+                                ).resolved()
+    device = machine.prepare(settings, role, ROLES)
+    dataset, batches = session.load_data(settings)
+    parts = build_parts(settings, build_net(settings, dataset.input_shape, dataset.num_classes))
+    wire = describe_wire(parts, dataset.input_shape)
+    method = build_role(role, settings, parts, wire, batches, Fed(), device)
+    started = 0.0
+    for record in method.steps():
+        if record["step"] == iterations - 1:
+            started = time.monotonic()
+        elif record["step"] == 2 * iterations - 2:      # the last one is logged, and diagnosed
+            break
+    return (time.monotonic() - started) / (iterations - 1)

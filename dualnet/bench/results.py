@@ -1,0 +1,168 @@
+"""What the benchmarks measured: a ledger each, one line per run of the command.
+
+    results/bench-exchange.jsonl   bench-pipeline.jsonl   bench-capacity.jsonl
+            bench-exchange.png     ...                    drawn from the newest line
+            bench.md               the report, rendered from all ledgers
+
+A ratio is taken between figures of one round of one run, and told as the median over the rounds
+with the smallest and the largest.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from dualnet import machine
+from dualnet.ledger import Ledger, Line, revision
+
+BENCHES = ("exchange", "pipeline", "capacity")
+KEYS = ("bench", "device", "device_name", "cores", "versions", "commit", "dirty", "date", "command",
+        "wall_s", "rounds", "settings", "measured")
+REPORT = "bench.md"
+SINGLE, LOCKSTEP = "single", "lockstep"
+Row = dict[str, Any]
+
+
+class Spread(NamedTuple):
+    """Median, smallest and largest of n values."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+    def said(self, form: str = ".2f") -> str:
+        """"1.29 (1.21 to 1.33)", or the value alone where all read the same."""
+        middle, low, high = (f"{value:{form}}" for value in self[:3])
+        return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Spread of at least one value.
+
+    >>> spread([3.0, 1.0, 2.0])
+    Spread(median=2.0, low=1.0, high=3.0, n=3)
+    """
+    return Spread(median(values), min(values), max(values), len(values))
+
+
+def ledger(folder: Path, bench: str) -> Ledger:
+    """The ledger of one benchmark."""
+    return Ledger(folder / f"bench-{bench}.jsonl", KEYS)
+
+
+def figure_path(folder: Path, bench: str) -> Path:
+    """Its figure."""
+    return folder / f"bench-{bench}.png"
+
+
+def newest(folder: Path, bench: str) -> Line | None:
+    """The last line of a ledger, None without one.  Raises DataError if it is damaged."""
+    lines = ledger(folder, bench).lines()
+    return lines[-1] if lines else None
+
+
+class Stopwatch:
+    """Notes when a benchmark began and with which code, and makes its line."""
+
+    def __init__(self) -> None:
+        self._started, self._code = time.monotonic(), revision()
+
+    def line(self, bench: str, command: str, rounds: int, settings: Mapping[str, Any],
+             measured: Sequence[Row], device: Any) -> Line:
+        """The line of the ledger.
+
+        device  torch.device that was measured
+        """
+        where = machine.environment(device)
+        return {"bench": bench,
+                **{key: where[key] for key in ("device", "device_name", "cores")},
+                "versions": machine.versions(), **self._code,
+                "date": datetime.now(UTC).isoformat(timespec="seconds"), "command": command,
+                "wall_s": round(time.monotonic() - self._started, 1), "rounds": rounds,
+                "settings": dict(settings), "measured": list(measured)}
+
+
+# -- exchange --------------------------------------------------------------------------------------
+
+def row(line: Line, **wanted: Any) -> Row | None:
+    """The first row that has these values."""
+    return next((row for row in line["measured"]
+                 if all(row[key] == value for key, value in wanted.items())), None)
+
+
+def folders(line: Line) -> list[tuple[str, str]]:
+    """Folders that were measured, and their file systems, in their order."""
+    return list(dict.fromkeys((row["folder"], row["file_system"]) for row in line["measured"]
+                              if row["folder"]))
+
+
+def sizes(line: Line) -> list[int]:
+    """Bytes of the messages, in their order."""
+    return list(dict.fromkeys(row["size"] for row in line["measured"]))
+
+
+def ratios(of: Row, to: Row) -> list[float]:
+    """How many times as long as `to` a message of `of` takes, round by round."""
+    return [a / b for a, b in zip(of["seconds"], to["seconds"], strict=True)]
+
+
+# -- pipeline --------------------------------------------------------------------------------------
+
+def speed_ups(line: Line, way: str) -> list[float]:
+    """Images per second of a way over those of the single net on one thread, round by round."""
+    return _over(line, way, SINGLE)
+
+
+def _over(line: Line, way: str, other: str) -> list[float]:
+    of, to = row(line, way=way), row(line, way=other)
+    assert of and to
+    return [a / b for a, b in zip(of["images_per_s"], to["images_per_s"], strict=True)]
+
+
+def bounds(line: Line) -> list[float]:
+    """Seconds per iteration of the single net over those of the slower half alone."""
+    single, lockstep = row(line, way=SINGLE), row(line, way=LOCKSTEP)
+    assert single and lockstep
+    slower = map(max, zip(*lockstep["alone_s"].values(), strict=True))
+    return [line["settings"]["batch_size"] / rate / half
+            for rate, half in zip(single["images_per_s"], slower, strict=True)]
+
+
+class Shares(NamedTuple):
+    """Where an iteration of a role goes, medians over the rounds, 0-1.
+
+    compute  what the half takes alone, with as many micro-batches
+    waiting  for its peer
+    rest     the exchange, and what two processes cost each other; below 0 where the half ran faster
+             beside its peer than alone
+    """
+
+    compute: float
+    waiting: float
+    rest: float
+
+
+def shares(line: Line, way: str, role: str) -> Shares:
+    """Where the time of `role` goes."""
+    found = row(line, way=way)
+    assert found
+    batch = line["settings"]["batch_size"]
+    compute = [alone * rate / batch for alone, rate in
+               zip(found["alone_s"][role], found["images_per_s"], strict=True)]
+    waiting = found["wait_share"][role]
+    return Shares(median(compute), median(waiting),
+                  median(1 - a - b for a, b in zip(compute, waiting, strict=True)))
+
+
+# -- capacity --------------------------------------------------------------------------------------
+
+def batch_ratios(of: Row, role: str = "") -> list[float]:
+    """Largest batch of `role`, or of the half that holds fewer, over the single net's."""
+    images = of["images"]
+    roles = [role] if role else [name for name in images if name != SINGLE]
+    return [min(several) / single for *several, single in
+            zip(*(images[name] for name in roles), images[SINGLE], strict=True)]
