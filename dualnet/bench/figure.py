@@ -28,6 +28,7 @@ from dualnet.ledger import Line
 COLOURS = {"memcpy": "#000000", "mapped": "#0072B2", "rename": "#D55E00", "gloo": "#009E73",
            "save": "#CC79A7"}
 NAMES = {"memcpy": "two memcpys", "save": "np.save + np.load", "gloo": "gloo, loopback"}
+TICKS = (0.5, 1, 1.5, 2, 3, 5, 10, 20, 50, 100)
 DASHES = ("-", "--", "-.", ":")
 PARTS = {"compute": "#0072B2", "waiting": "#BBBBBB", "rest": "#E69F00"}
 WORDS = {"compute": "compute", "waiting": "waiting", "rest": "exchange and the rest"}
@@ -120,6 +121,10 @@ def _capacity(line: Line) -> Figure:
         axis.axvline(published, color="black", linestyle="--",
                      label=f"thesis, pool2: {published:.2f}")
     axis.set(xscale="log", title=f"{line['settings']['net']}: largest batch over the single net's")
+    top = max(max(batch_ratios(each, role)) for each in found for role in roles)
+    axis.set_xticks([tick for tick in TICKS if tick <= top], minor=False)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
     axis.legend(fontsize="small")
     return figure
 
