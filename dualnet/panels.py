@@ -8,7 +8,7 @@ Record = dict[str, Any]
 
 # Roles that have a classification loss; "subs" stands for the mean of all sub-models.
 SUBS = "subs"
-WHOLE = ("net2", "single", SUBS, "merged", "teacher", "wider", "resnet")
+WHOLE = ("net2", "single", SUBS, "merged", "teacher", "wider", "resnet", "boosted")
 # Roles that go on from where another ends.
 SECOND = {"merged": "merge", "wider": "widening"}
 
@@ -40,7 +40,7 @@ PANELS = (
         "net1": "dual/grad_norm", "net2": "dual/grad_norm", "single": "single/grad_norm",
         "subs": "partition/grad_norm", "merged": "partition/grad_norm",
         "teacher": "net2wider/grad_norm", "wider": "net2wider/grad_norm",
-        "resnet": "resnet/grad_norm"},
+        "resnet": "resnet/grad_norm", "boosted": "boosted/grad_norm"},
         {"net1": "net1", "net2": "net2, or a whole net"}),
     Panel("dead", "share of dead units", {"net1": "dual/dead_x", "net2": "dual/dead_y"},
           {"net1": "conv3 of net1", "net2": "conv3' of net2"}, scale="share"),

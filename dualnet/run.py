@@ -6,6 +6,7 @@
                 loss.png                    curves
                 probabilities.npy           of the correct class of each test image, by sub-model
                 diversity.png               the same, one sub-model against another
+                boosting.png                how each module of a boosted net was judged
                 <role>/env.json             machine, device and versions of the process
                 <role>/train.log                messages of a role that `train dual` started
                 <role>/metrics.jsonl        one line per record
@@ -46,6 +47,7 @@ class Run:
         self.figure_path = folder / "loss.png"
         self.probabilities_path = folder / "probabilities.npy"
         self.diversity_path = folder / "diversity.png"
+        self.boosting_path = folder / "boosting.png"
         self.exchange = folder / "exchange"
 
     def metrics_path(self, role: str) -> Path:
@@ -152,7 +154,8 @@ class Run:
             if folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder)
         for path in (self.summary_path, self.failure_path, self.figure_path,
-                     self.probabilities_path, self.diversity_path, self.config_path):
+                     self.probabilities_path, self.diversity_path, self.boosting_path,
+                     self.config_path):
             path.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()

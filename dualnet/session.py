@@ -23,6 +23,9 @@ from dualnet.data.dataset import Dataset
 from dualnet.errors import Diverged, UserError
 from dualnet.evaluate import score
 from dualnet.from_prototxt import build_net
+from dualnet.methods.boosted.settings import ROLE as BOOSTED
+from dualnet.methods.boosted.settings import BoostedConfig
+from dualnet.methods.boosted.training import Boosted, grown_net
 from dualnet.methods.dual.build import build_parts
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import ROLES
@@ -30,19 +33,18 @@ from dualnet.methods.net2wider.settings import WIDER, Net2WiderConfig
 from dualnet.methods.net2wider.training import wider_net
 from dualnet.methods.partition.settings import MERGED, PartitionConfig
 from dualnet.methods.partition.training import merged_net
-from dualnet.methods.protocol import Method, Record
+from dualnet.methods.protocol import Alone, Method, Record
 from dualnet.methods.resnet.settings import RESNET, ResnetConfig
 from dualnet.methods.resnet.training import with_survival
 from dualnet.methods.single import Single
 from dualnet.run import Run
 from dualnet.stopping import noted
-from dualnet.supervised import Supervised
 from dualnet.train import Clock, Saver, train
 from shared_fs import Checkpoint, NonFinite, Start
 
 CONFIGS: dict[str, type[TrainConfig]] = {
     "dual": DualConfig, "single": TrainConfig, "partition": PartitionConfig,
-    "net2wider": Net2WiderConfig, RESNET: ResnetConfig}
+    "net2wider": Net2WiderConfig, RESNET: ResnetConfig, "boosted": BoostedConfig}
 # Of methods that end with a whole net: its role, and how it is built of that of the settings.
 WHOLE: dict[str, tuple[str, Callable[[Any, nn.Sequential], nn.Sequential]]] = {
     "single": (Single.name, lambda settings, net: net), "partition": (MERGED, merged_net),
@@ -58,6 +60,24 @@ def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
     dataset, batches = load_data(settings)
     method = Single(settings, build_net(settings, batches.input_shape, dataset.num_classes),
                     batches, device)
+    yield from _train_whole(method, settings, run, dataset)
+
+
+def boosted(settings: BoostedConfig, run: Run) -> Iterator[Record]:
+    """Train a residual net block by block, on from its newest checkpoint if it has one.
+
+    Yields each line of metrics and leaves summary.json behind.
+    """
+    device = machine.prepare(settings, BOOSTED, (BOOSTED,))
+    dataset, batches = load_data(settings)
+    method = Boosted(settings, build_net(settings, batches.input_shape, dataset.num_classes),
+                     batches, device)
+    yield from _train_whole(method, settings, run, dataset)
+
+
+def _train_whole(method: Alone, settings: TrainConfig, run: Run,
+                 dataset: Dataset) -> Iterator[Record]:
+    """Train `method`, the only one of its run, to its end and write down what came of it."""
     checkpoints = run.checkpoints(method.name, agreed_digest(settings, dataset),
                                   machine.versions())
     start = newest_start(run, method.name, checkpoints)
@@ -69,7 +89,7 @@ def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
         "bytes_exchanged": 0})
 
 
-def alone(method: Supervised, run: Run, checkpoints: Checkpoints, start: Start,
+def alone(method: Alone, run: Run, checkpoints: Checkpoints, start: Start,
           spent: Spent) -> Generator[Record, None, tuple[Clock, Record]]:
     """Train `method`, which waits for nobody, from `start` to its end, as the role of its name.
 
@@ -148,6 +168,11 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
     device = machine.prepare(settings, Single.name, (Single.name,))
     dataset, batches = load_data(settings)
     net = build_net(settings, batches.input_shape, dataset.num_classes)
+    if isinstance(settings, BoostedConfig):
+        state = run.load_checkpoint(BOOSTED, settings.iterations)
+        net = grown_net(settings, net, state["used"], batches.input_shape)
+        net.load_state_dict(state["net"])
+        return {"test accuracy": _accuracy(net, batches, device, settings)}
     accuracy = partial(_accuracy, batches=batches, device=device, settings=settings)
     if method in WHOLE:
         role, build = WHOLE[method]

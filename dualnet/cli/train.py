@@ -39,10 +39,11 @@ def add(commands: Any) -> None:
             method.add_argument("--list-cuts", action="store_true", help="train nothing; show where"
                                 " the net can be cut, and what each cut costs and brings")
         method.set_defaults(command=command, parser=method)
-    from dualnet.cli import pretrain, resnet  # which use what is below
+    from dualnet.cli import boosted, pretrain, resnet  # which use what is below
 
     pretrain.add(methods)
     resnet.add(methods)
+    boosted.add(methods)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

@@ -161,7 +161,21 @@ class Batches:
         count  1: the middle; 10: windows in the middle and the four corners, each as it is and
                mirrored        (Krizhevsky 2012, cuda-convnet, --multiview-test)
         """
-        images = self._preprocess(self.dataset.test_images[self._test_slice(index)])
+        return self._views(self._preprocess(self.dataset.test_images[self._test_slice(index)]),
+                           count)
+
+    def unaugmented(self, rows: slice) -> np.ndarray:
+        """Training images in the order of the file, seen as test images are, float32
+        [b, C, H, W]."""
+        return self._views(self._preprocess(self.dataset.train_images[rows]), 1)[0]
+
+    @property
+    def is_augmented(self) -> bool:
+        """Whether a training image may look different in another epoch."""
+        preprocessing = self.preprocessing
+        return preprocessing.mirror or preprocessing.crop > 0 or preprocessing.window > 0
+
+    def _views(self, images: np.ndarray, count: int) -> np.ndarray:
         window = self.preprocessing.window
         if not window:
             return images[np.newaxis]

@@ -1,9 +1,13 @@
 """What a training method is: an iterator of records, and a way to test what it has trained."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from dualnet.config import TrainConfig
 from dualnet.data.batches import Batches
+
+if TYPE_CHECKING:
+    import torch
 
 Record = dict[str, Any]
 
@@ -45,4 +49,23 @@ class Method(Protocol):
 
     def facts(self) -> Record:
         """What summary.json says about this method beyond the common keys."""
+        ...
+
+
+class Alone(Method, Protocol):
+    """A method that one process trains by itself."""
+
+    @property
+    def name(self) -> str:
+        """The role under which the run folder keeps it."""
+        ...
+
+    @property
+    def settings(self) -> TrainConfig:
+        """Those of this training."""
+        ...
+
+    @property
+    def device(self) -> "torch.device":
+        """What it runs on."""
         ...
