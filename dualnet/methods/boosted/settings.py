@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from dualnet.config import TrainConfig, flag
+from dualnet.config import TrainConfig, changed, flag
 from dualnet.errors import UserError
 
 ROLE = "boosted"
@@ -12,10 +12,11 @@ ROLE = "boosted"
 class BoostedConfig(TrainConfig):
     """What `train boosted` needs besides the settings of every method."""
 
-    net: str = flag("resnet20", "network of residual blocks, trained one after the other",
-                    group="network")
-    lr: float = flag(0.1, "learning rate at the start of each block; --lr-schedule runs over the"
-                     " iterations of one block", minimum=0)
+    net: str = changed(TrainConfig, "net", "resnet20")
+    batch_size: int = changed(TrainConfig, "batch_size", 128)
+    lr: float = changed(TrainConfig, "lr", 0.1, help="learning rate at the start of each block;"
+                        " --lr-schedule runs over the iterations of one block")
+    weight_decay: float = changed(TrainConfig, "weight_decay", 1e-4)
     block_iterations: int | None = flag(None, "iterations of a block; auto shares --iterations out"
                                         " evenly", minimum=1, group="boosted")
     gamma: float = flag(0.0, "weak-learning figure that a block must exceed before the next one"

@@ -49,7 +49,7 @@ class Boosted:
     def __init__(self, settings: BoostedConfig, net: nn.Sequential, batches: Batches,
                  device: torch.device) -> None:
         self.batches, self.device = batches, device
-        self.dtype: torch.dtype = getattr(torch, settings.precision)
+        self.dtype: torch.dtype = getattr(torch, settings.weight_format)
         self._modules, last = modules_of(net)
         self.settings = settings.shared_out(len(self._modules))
         draw_weights(net, settings.seed)
