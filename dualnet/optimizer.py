@@ -14,6 +14,7 @@ from dualnet.caffe.params import param_groups
 from dualnet.caffe.solver_file import read_solver
 from dualnet.config import TrainConfig, choose
 from dualnet.errors import UserError
+from dualnet.optim.yellowfin import YellowFin
 
 Groups = list[dict[str, Any]]
 
@@ -30,10 +31,15 @@ def nesterov(groups: Groups, settings: TrainConfig, lr: float) -> torch.optim.Op
     return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, nesterov=True)
 
 
+def yellowfin(groups: Groups, settings: TrainConfig, lr: float) -> torch.optim.Optimizer:
+    """YellowFin, which finds its own rate; the schedule counts relative to its start."""
+    return YellowFin([{**group, "multiple": group["multiple"] / (lr or 1.0)} for group in groups])
+
+
 # What --optimizer names.  Before each step, "lr" of each group is set to the rate of the schedule
-# times the group's "multiple".
+# times the group's "multiple"; of YellowFin it is the factor on the rate.
 OPTIMIZERS: dict[str, Callable[[Groups, TrainConfig, float], torch.optim.Optimizer]] = {
-    "sgd": sgd, "nesterov": nesterov}
+    "sgd": sgd, "nesterov": nesterov, "yellowfin": yellowfin}
 
 
 class Optimizer:
@@ -77,12 +83,18 @@ class Optimizer:
 
         scaler  of the loss: leaves the weights as they are if a gradient is not finite
         """
+        key = "lr_factor" if isinstance(self._sgd, YellowFin) else "lr"
         for group in self._sgd.param_groups:
-            group["lr"] = self._schedule(step) * group["multiple"]
+            group[key] = self._schedule(step) * group["multiple"]
         if scaler is None:
             self._sgd.step()
         else:
             scaler.step(self._sgd)
+
+    def tuned(self) -> dict[str, float]:
+        """What the optimiser has chosen itself for the last step; empty if it chooses nothing."""
+        tuning = getattr(self._sgd, "tuning", None)
+        return {} if tuning is None else tuning._asdict()
 
     def state_dict(self) -> dict[str, Any]:
         """The momentum of every weight."""

@@ -54,6 +54,9 @@ class Supervised:
             if self.settings.is_logged(step):
                 record[f"{self.method}/grad_norm"] = gradient_norm(self.net)
             self.update(step)
+            if self.settings.is_logged(step):
+                record |= {f"{self.method}/tuned_{name}": value
+                           for name, value in self.optimizer.tuned().items()}
             yield record
 
     def forward(self, step: int) -> tuple[Tensor, Tensor, Tensor]:

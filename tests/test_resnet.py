@@ -237,6 +237,40 @@ def test_zero_gamma_starts_each_block_as_its_shortcut():
     assert not torch.equal(method_of().net.train().block1_0(x), x)
 
 
+# -- the optimiser that tunes itself, and the sparse backward pass ---------------------------------
+
+def test_of_yellowfins_schedule_only_the_change_over_time_counts():
+    """step: 0.3, 0.3, 0.3 and a tenth of it, so the tuned rate times 1 and then 0.1."""
+    method = method_of(optimizer="yellowfin", lr=0.3, lr_schedule="step", lr_step=3,
+                       stochastic_depth="uniform")
+    for record in method.steps():
+        factor = 1.0 if record["step"] < 3 else 0.1
+        for group in method.optimizer._sgd.param_groups:
+            assert group["lr"] == pytest.approx(factor * record["resnet/tuned_lr"])
+            assert group["momentum"] == record["resnet/tuned_momentum"]
+
+
+def test_yellowfin_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path):
+    whole, first, second = (method_of(optimizer="yellowfin") for _ in range(3))
+    expected = losses(whole)
+    assert losses(first, 3) == expected[:3]
+    second.load_state_dict(through_the_disk(tmp_path, 3, first.state_dict()))
+    assert [record["loss"] for record in second.steps(3)] == expected[3:]
+    assert not differing(whole.state_dict(), second.state_dict())
+
+
+@pytest.mark.parametrize("by_sample", [False, True])
+def test_meprop_gives_a_share_of_the_maps_a_gradient(by_sample):
+    assert losses(method_of(meprop=64.0)) == losses(method_of())       # no layer has more outputs
+    method = method_of(meprop=0.25, meprop_by_sample=by_sample)
+    losses(method, 1)
+    for name, module in method.net.named_modules():
+        if isinstance(module, nn.Conv2d):
+            moved = int((module.weight.grad.flatten(1) != 0).any(1).sum())
+            assert (moved == len(module.weight) // 4) is not by_sample, name
+    assert (method.net.fc.weight.grad != 0).any(1).all()
+
+
 # -- where and how it is computed ------------------------------------------------------------------
 
 @pytest.mark.parametrize("changes", [
@@ -266,6 +300,9 @@ def test_preact_names_the_network():
     ({"warmup_epochs": 5.0}, "give both or neither"),
     ({"optimizer": "nesterov", "momentum": 0.0}, "a --momentum above 0"),
     ({"optimizer": "nesterov", "solver": "caffe"}, "needs --solver torch"),
+    ({"optimizer": "yellowfin", "solver": "caffe"}, "is no form of SGD"),
+    ({"meprop": 4.0, "compile": True}, "neither --compile nor autocast knows"),
+    ({"meprop": 4.0, "precision": "bfloat16"}, "leave out .* --precision bfloat16"),
     ({"prototxt": "net.prototxt"}, "Caffe's files are for"),
 ])
 def test_switches_that_do_not_fit_are_refused(changes, sentence):

@@ -11,7 +11,8 @@ from dualnet.nets import NETS
 RESNET = "resnet"
 PREACT = "preact-"
 AUTOCAST = ("bfloat16", "float16")
-OPTIMIZERS = ("sgd", "nesterov")    # the keys of OPTIMIZERS in optimizer.py, which needs torch
+# The keys of OPTIMIZERS in optimizer.py, which needs torch.
+OPTIMIZERS = ("sgd", "nesterov", "yellowfin")
 
 # Solomatov and Stepanov 2017, whose "20" is n, the blocks of a stage.  An epoch has 390 batches of
 # 128, 48 of 1024.  Normalize(0.5, 0.5) is scale 1/127.5 with another mean.  The large batch warms
@@ -52,7 +53,14 @@ class ResnetConfig(TrainConfig):
         " the deeper the more often", choices=("none", "linear", "uniform"), group="resnet")
     survival: float = flag(0.5, "probability that a block is kept: with linear the last one, with"
                            " uniform each", group="resnet")
-    optimizer: str = flag("sgd", "optimiser", choices=OPTIMIZERS, group="resnet")
+    optimizer: str = flag("sgd", "optimiser; yellowfin tunes its rate and momentum, and of the"
+                          " rates by flags only their change over time counts",
+                          choices=OPTIMIZERS, group="resnet")
+    meprop: float = flag(0.0, "outputs of each layer that the backward pass follows, those with the"
+                         " largest gradients (meProp); below 1 a share of them; 0 follows all",
+                         minimum=0, group="resnet")
+    meprop_by_sample: bool = flag(False, "each image has its own outputs of --meprop, instead of"
+                                  " the same for the batch", group="resnet")
     base_batch: int = flag(0, "batch that --lr is meant for; with another --batch-size the rate is"
                            " scaled in proportion; 0 takes --lr as it is", minimum=0,
                            group="resnet")
@@ -97,6 +105,11 @@ class ResnetConfig(TrainConfig):
                             "which is missing; give both or neither")
         if self.optimizer == "nesterov" and (self.solver == "caffe" or self.momentum == 0):
             raise UserError("--optimizer nesterov needs --solver torch and a --momentum above 0")
+        if self.optimizer == "yellowfin" and self.solver == "caffe":
+            raise UserError("--optimizer yellowfin is no form of SGD; leave out --solver caffe")
+        if self.meprop and (self.compile or self.precision in AUTOCAST):
+            raise UserError("--meprop has backward passes of its own, which neither --compile nor "
+                            f"autocast knows; leave out --compile and --precision {self.precision}")
         if not self.preact or self.net.startswith((PREACT, "wrn-")):
             return self
         if self.net_source:

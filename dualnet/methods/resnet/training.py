@@ -1,5 +1,6 @@
 """The uncut net with switches that make residual nets train faster."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from dualnet.errors import UserError
 from dualnet.methods.resnet.settings import RESNET, ResnetConfig
 from dualnet.nets.initial import draw_weights
 from dualnet.nets.residual import blocks_of, survivals
+from dualnet.optim.meprop import MeProp
 from dualnet.optimizer import Optimizer, schedule_of
 from dualnet.parallel import World
 from dualnet.precision import autocast, scaler_of
@@ -67,6 +69,9 @@ class Resnet(Supervised):
         self._autocast = autocast(settings.precision, device)
         self._scaler = scaler_of(settings.precision, device)
         super().__init__(self.name, self.name, settings, net, batches, device)
+        self._sparse: AbstractContextManager[Any] = nullcontext()
+        if settings.meprop:
+            self._sparse = MeProp(net, settings.meprop, unified=not settings.meprop_by_sample)
         self._blocks = dict(blocks_of(net))
         self._layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.net.to(memory_format=self._layout)  # type: ignore[call-overload]
@@ -108,7 +113,7 @@ class Resnet(Supervised):
             images = self._images(self.batches.images(step))
         if images.dim() == 4:
             images = images.contiguous(memory_format=self._layout)
-        with self._autocast:
+        with self._autocast, self._sparse:
             logits = self._model(images)
             return logits, labels, functional.cross_entropy(logits, labels)
 
