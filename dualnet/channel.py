@@ -5,6 +5,7 @@ A tensor that arrives lies in memory that the next `recv` on the same channel ma
 
 import queue
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -79,25 +80,28 @@ class FileChannel:
 
 
 class QueueChannel:
-    """A channel in memory, between two threads: what the file exchange is compared with."""
+    """A channel in memory, between threads: what the file exchange is compared with."""
 
     generation = 1
 
     def __init__(self, timeout_s: float = 60.0) -> None:
         self._timeout_s = timeout_s
         self._inbox: dict[str, queue.Queue[tuple[int, np.ndarray] | None]] = {}
-        self._outbox = self._inbox
+        self._outbox: dict[str, queue.Queue[tuple[int, np.ndarray] | None]] = {}
         self.wait_s, self.bytes_sent = 0.0, 0
 
     @classmethod
-    def pair(cls, names: list[str], timeout_s: float = 60.0) -> tuple["QueueChannel",
-                                                                      "QueueChannel"]:
-        """Two ends that carry the named channels to each other."""
-        first, second = cls(timeout_s), cls(timeout_s)
-        for name in names:
-            first._inbox[name], second._inbox[name] = queue.Queue(), queue.Queue()
-        first._outbox, second._outbox = second._inbox, first._inbox
-        return first, second
+    def ends(cls, channels: Mapping[str, tuple[str, str]],
+             timeout_s: float = 60.0) -> dict[str, "QueueChannel"]:
+        """The ends of all roles by name, in the order in which they appear.
+
+        channels  name -> (sender, receiver)
+        """
+        roles = dict.fromkeys(role for ends in channels.values() for role in ends)
+        made = {role: cls(timeout_s) for role in roles}
+        for name, (sender, receiver) in channels.items():
+            made[sender]._outbox[name] = made[receiver]._inbox[name] = queue.Queue()
+        return made
 
     def send(self, name: str, sequence: int, tensor: Tensor) -> None:
         array = tensor.detach().cpu().numpy().copy()
@@ -124,6 +128,6 @@ class QueueChannel:
         pass    # nobody looks on
 
     def close(self) -> None:
-        """Tell the other end that nothing more will come: its next `recv` raises PeerLost."""
+        """Tell the other ends that nothing more will come: their next `recv` raises PeerLost."""
         for box in self._outbox.values():
             box.put(None)

@@ -48,12 +48,15 @@ def cut(net: nn.Sequential, boundaries: Sequence[str], *,
                        before it
     Returns one part more than there are boundaries.  The layers are those of `net`, not copies,
     except the tails, which are copies of the following heads, weights included.
-    Raises UserError if a name is unknown, out of order, or has no parametrised layer behind it.
+    Raises UserError if a name is unknown, out of order, or has no parametrised layer between it
+    and the next.
     """
     layers = list(net.named_children())
     ends = [_position(layers, name) for name in boundaries]
     if ends != sorted(set(ends)):
-        raise UserError(f"cuts must be in the order of the layers, found {', '.join(boundaries)}")
+        names = ", ".join(name for name, _ in layers)
+        raise UserError("cuts must be in the order of the layers, each once, found "
+                        f"{', '.join(boundaries)} (layers: {names})")
     positions = [0, *ends, len(layers)]
     heads = [nn.Sequential()]
     bodies = [nn.Sequential(OrderedDict(layers[:positions[1]]))]
@@ -82,9 +85,11 @@ def _head_end(layers: list[tuple[str, nn.Module]], start: int, stop: int,
     weighted = [i for i in range(start, stop) if _has_weights(layers[i][1])]
     if not weighted:
         last = max((i for i, (_, layer) in enumerate(layers) if _has_weights(layer)), default=0)
-        known = ", ".join(name for name, _ in layers[:last])
+        known = ", ".join(name for name, _ in layers[:min(last, start - 1)])
+        where = ("behind it" if stop == len(layers) else
+                 f"between it and the next, behind '{layers[stop - 1][0]}'")
         raise UserError(f"the cut behind '{layers[start - 1][0]}' has no layer with weights "
-                        "behind it, so there is nothing to compare; cut earlier"
+                        f"{where}, so there is nothing to compare; cut earlier"
                         + (f" (behind {known})" if known else ""))
     end = weighted[0] + 1
     for i in range(end, stop):

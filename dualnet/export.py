@@ -10,11 +10,12 @@ import os
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualnet.errors import UserError
-from dualnet.methods.dual.wire import ROLES
+from dualnet.methods.dual.wire import roles_of
 from dualnet.run import Run
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ SUFFIXES = (".pt", ".pth", ".safetensors")
 def state_of(run: Run, *, merged: bool = False) -> "OrderedDict[str, Tensor]":
     """Weights and buffers of a finished run under the names of the uncut net, on the CPU.
 
-    merged  take the shared layers from net1 (conv3) instead of net2 (conv3')
+    merged  take each shared layer from the part before its boundary (conv3) instead of the part
+            behind it (conv3')
     Raises UserError if the run has not finished, or is of a single net and `merged` is asked for;
     DataError for a damaged checkpoint.
     """
@@ -38,8 +40,10 @@ def state_of(run: Run, *, merged: bool = False) -> "OrderedDict[str, Tensor]":
                             "layer to merge; leave out --merged")
         state = run.load_checkpoint(config["method"], iterations)
         return _folded(state["net"], state.get("survival", {}))
-    front, back = (run.load_checkpoint(role, iterations)["part"] for role in ROLES)
-    groups = ((front, "body."), (front, "tail.") if merged else (back, "head."), (back, "body."))
+    parts = [run.load_checkpoint(role, iterations)["part"] for role in roles_of(config["cut"])]
+    groups = [(parts[0], "body.")]
+    for before, behind in pairwise(parts):
+        groups += [(before, "tail.") if merged else (behind, "head."), (behind, "body.")]
     return OrderedDict((name.removeprefix(group), value) for part, group in groups
                        for name, value in part.items() if name.startswith(group))
 

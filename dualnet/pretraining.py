@@ -111,7 +111,7 @@ class Pretraining:
         narrow = [value for role, value in seconds.items() if value and role != method.name]
         whole = seconds.get(method.name)
         self.run.write_summary({
-            **common_summary(method.method, self.settings, method, clock), **facts,
+            **common_summary(method.method, self.settings, method.facts(), clock), **facts,
             "iteration_s": seconds,
             "iteration_speedup": whole / statistics.fmean(narrow) if narrow and whole else None,
             "parameters": num_parameters(method.net),

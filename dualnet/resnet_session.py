@@ -30,7 +30,8 @@ def resnet(settings: ResnetConfig, run: Run) -> Iterator[Record]:
         method.world.share((start.step, method.state_dict() if start.checkpoint else None))
         clock, last = yield from alone(method, run, checkpoints, start, spent)
     run.write_summary({
-        **common_summary(RESNET, settings, method, clock), "test_accuracy": last["accuracy"],
+        **common_summary(RESNET, settings, method.facts(), clock),
+        "test_accuracy": last["accuracy"],
         "wait_share": {method.name: 0.0}, "pids": {method.name: os.getpid()},
         "bytes_exchanged": 0})
 

@@ -1,7 +1,7 @@
 """One role of the dual net, from its settings to its end, through all the generations it takes.
 
-A generation starts from the newest checkpoint that both roles hold, or from the seed.  It ends when
-both are done, or when the other role began anew: then this one goes back with it, in process.
+A generation starts from the newest checkpoint that all roles hold, or from the seed.  It ends when
+all are done, or when another role began anew: then this one goes back with it, in process.
 """
 
 import logging
@@ -14,12 +14,14 @@ from typing import Any
 from dualnet import machine
 from dualnet.channel import FileChannel
 from dualnet.cut import Part
+from dualnet.errors import UserError
 from dualnet.from_prototxt import build_net
-from dualnet.methods.dual.build import build_parts, build_role, describe_wire
+from dualnet.methods.dual.build import build_parts, build_role, describe_wires
+from dualnet.methods.dual.figures import joint_facts
 from dualnet.methods.dual.formats import message_bytes
 from dualnet.methods.dual.role import Role
 from dualnet.methods.dual.settings import DualConfig
-from dualnet.methods.dual.wire import NET1, NET2, ROLES
+from dualnet.methods.dual.wire import all_channels, all_shapes
 from dualnet.methods.protocol import Record
 from dualnet.metrics import MetricsFile
 from dualnet.run import Run
@@ -33,11 +35,16 @@ log = logging.getLogger("dualnet")
 
 def role(name: str, settings: DualConfig, run: Run, exchange_dir: Path, *,
          overwrite: bool = False) -> Iterator[Record]:
-    """Train as `name`, net1 or net2, through `exchange_dir`; yields each line of metrics.
+    """Train as `name`, net1 or another, through `exchange_dir`; yields each line of metrics.
 
-    Goes on with a run that was interrupted.  net2 leaves summary.json behind.  Raises the errors
-    of shared_fs; Stopped, when a signal asked for it and a checkpoint is written.
+    Goes on with a run that was interrupted.  The last role leaves summary.json behind.  Raises the
+    errors of shared_fs; Stopped, when a signal asked for it and a checkpoint is written; UserError
+    for a role that the cut does not make.
     """
+    if name not in settings.roles:
+        raise UserError(f"--cut {settings.cut} makes {len(settings.roles)} parts "
+                        f"({', '.join(settings.roles)}), so there is no {name}; start one of those"
+                        ", or name more layers to cut behind")
     session = RoleSession(name, settings, run)
     run.admit(name, "dual", settings, overwrite=overwrite)
     try:
@@ -51,14 +58,14 @@ class RoleSession:
 
     def __init__(self, name: str, settings: DualConfig, run: Run) -> None:
         self._name, self._settings, self._run = name, settings, run
-        self._device = machine.prepare(settings, name, ROLES)
+        self._device = machine.prepare(settings, name, settings.roles)
         self._dataset, self._batches = load_data(settings)
-        self._wire = describe_wire(self._parts(), self._batches.input_shape)
+        self._wires = describe_wires(self._parts(), self._batches.input_shape)
         self._held: list[Checkpoint] = []
         self._common: Checkpoint | None = None
 
     def run_through(self, exchange_dir: Path) -> Iterator[Record]:
-        """Meet the other role in `exchange_dir` and train to the end."""
+        """Meet the other roles in `exchange_dir` and train to the end."""
         run, name, settings = self._run, self._name, self._settings
         self._checkpoints = run.checkpoints(name, agreed_digest(settings, self._dataset),
                                             machine.versions())
@@ -75,7 +82,7 @@ class RoleSession:
     def _make_exchange(self, folder: Path) -> Exchange:
         settings = self._settings
         return Exchange(
-            folder, self._name, channels=self._wire.channels(), roles=ROLES,
+            folder, self._name, channels=all_channels(self._wires), roles=settings.roles,
             agreement={**settings.agreement(), "images": self._dataset.fingerprint()},
             window=max(settings.window, settings.num_micro_batches),
             transport=settings.transport,  # type: ignore[arg-type]
@@ -85,25 +92,25 @@ class RoleSession:
             home=self._run.home(self._name), held=self._checkpoints.held,
             message_bytes={
                 channel: message_bytes((settings.batch_size, *shape), settings.message_dtype)
-                for channel, shape in self._wire.shapes().items()},
+                for channel, shape in all_shapes(self._wires).items()},
             storage_timeout_s=settings.storage_timeout,
             handshake_timeout_s=settings.handshake_timeout, peer_timeout_s=settings.peer_timeout,
             progress_timeout_s=settings.progress_timeout)
 
     def _generations(self, metrics: MetricsFile) -> Iterator[Record]:
-        other = NET1 if self._name == NET2 else NET2
         while True:
             try:
                 yield from self._generation(metrics)
                 return
-            except PeerRestarted:
+            except PeerRestarted as restart:
                 start = self._exchange.rejoin()
-                log.info("%s began anew: rolling back to iteration %d", other, start.step)
+                who_began_anew = str(restart).partition(";")[0]
+                log.info("%s: rolling back to iteration %d", who_began_anew, start.step)
 
     def _generation(self, metrics: MetricsFile) -> Iterator[Record]:
         exchange, start = self._exchange, self._exchange.start
         channel = FileChannel(exchange)
-        method = build_role(self._name, self._settings, self._parts(), self._wire, self._batches,
+        method = build_role(self._name, self._settings, self._parts(), self._wires, self._batches,
                             channel, self._device)
         spent = begin(method, self._checkpoints, start)
         self._held, self._common = self._checkpoints.held(start.run), start.checkpoint
@@ -120,7 +127,7 @@ class RoleSession:
 
     def _with_its_peer(self, lines: Iterator[Record], clock: Clock, save: Saver,
                        stop: StopRequest) -> Iterator[Record]:
-        """`lines`; should the other role be gone, what is done is saved, and then it is waited for
+        """`lines`; should another role be gone, what is done is saved, and then it is waited for
         unless this role is asked to stop as well."""
         def peer_is_gone() -> bool:
             save(clock.done)    # before a wait that may end in a kill
@@ -136,7 +143,7 @@ class RoleSession:
             self._exchange.stop_waiting = lambda: False
 
     def _written(self, checkpoint: Checkpoint) -> None:
-        """Tell the other role of a new checkpoint, and remove what neither will ask for.
+        """Tell the other roles of a new checkpoint, and remove what none will ask for.
 
         The newest common one is kept, and the one before it in case that one is damaged.
         """
@@ -151,24 +158,25 @@ class RoleSession:
         self._common = common
 
     def _end(self, method: Role, channel: FileChannel, clock: Clock, last: Record) -> None:
-        """Tell what this role took; net2 writes down what came of both."""
+        """Tell what this role took; the last role writes down what came of all."""
         mine = {"wait_share": clock.wait_share(), "bytes": clock.spent().bytes_sent,
-                "pid": os.getpid()}
+                "pid": os.getpid(), **method.facts()}
         channel.report(phase="done", step=self._settings.iterations, **mine)
-        summary = common_summary("dual", self._settings, method, clock)
-        if self._name == NET2:
+        *others, last_role = self._settings.roles
+        if self._name == last_role:
             self._exchange.wait_for_others_done()
-            both = {NET1: self._exchange.peer_info(NET1), NET2: mine}
+            each = {**{name: self._exchange.peer_info(name) for name in others}, last_role: mine}
             self._run.write_summary({
-                **summary, "test_accuracy": last["accuracy"],
+                **common_summary("dual", self._settings, joint_facts(each), clock),
+                "test_accuracy": last["accuracy"],
                 "test_accuracy_merged": last["dual/accuracy_merged"],
-                "wait_share": {each: info["wait_share"] for each, info in both.items()},
-                "pids": {each: info["pid"] for each, info in both.items()},
-                "bytes_exchanged": sum(info["bytes"] for info in both.values())})
+                "wait_share": {name: info["wait_share"] for name, info in each.items()},
+                "pids": {name: info["pid"] for name, info in each.items()},
+                "bytes_exchanged": sum(info["bytes"] for info in each.values())})
         self._exchange.finish()
 
     def _parts(self) -> list[Part]:
-        """Both parts with the weights of the seed.  Raises UserError for an impossible cut."""
+        """All parts with the weights of the seed.  Raises UserError for an impossible cut."""
         shape, classes = self._batches.input_shape, self._dataset.num_classes
         return build_parts(self._settings, build_net(self._settings, shape, classes))
 

@@ -1,11 +1,12 @@
 """Schedules: a value is a function of the step, a turn is an item of an iterator."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 Schedule = Callable[[int], float]
 
 TAIL = 0.3
+PAIR = ("net1", "net2")
 
 
 def constant(initial: float) -> Schedule:
@@ -54,12 +55,12 @@ class Turn(NamedTuple):
     updates: tuple[str, ...]
 
 
-def lockstep(iterations: int, *, start: int = 0) -> Iterator[Turn]:
-    """Both roles update in every iteration (Dziwulski 2017, figure 8.1).
+def lockstep(iterations: int, *, roles: Sequence[str] = PAIR, start: int = 0) -> Iterator[Turn]:
+    """All roles update in every iteration (Dziwulski 2017, figure 8.1).
 
-    In micro-batches ("pipelined") each line below is done for one after the other, and the two
-    roles work at the same time; the updates are still one per iteration.  In "async" net1 begins
-    step t + 1 before it has the answer of step t.
+    In micro-batches ("pipelined") each line below is done for one after the other, and the roles
+    work at the same time; the updates are still one per iteration.  In "async" each role but the
+    last begins step t + 1 before it has the answer of step t.
 
     # step   net1                     net2
     # ----   ----------------------   ---------------------------
@@ -68,23 +69,25 @@ def lockstep(iterations: int, *, start: int = 0) -> Iterator[Turn]:
     #        backward, update         update
     """
     for step in range(start, iterations):
-        yield Turn(step, ("net1", "net2"))
+        yield Turn(step, tuple(roles))
 
 
 def alternating(iterations: int, *, net1_steps: int, net2_steps: int,
-                start: int = 0) -> Iterator[Turn]:
-    """One role updates while the other's weights rest (Dziwulski 2017, section 9.6).
+                roles: Sequence[str] = PAIR, start: int = 0) -> Iterator[Turn]:
+    """One role updates while the others' weights rest (Dziwulski 2017, section 9.6).
 
     # steps                         net1     net2        (net1_steps = 50, net2_steps = 150)
     # ---------------------------   ------   ------
     # 0 .. 49, 200 .. 249, ...      update   rest
     # 50 .. 199, 250 .. 399, ...    rest     update
 
-    Both roles see every batch, and the resting one answers it afresh.
+    In a chain the roles take turns in its order, each but the last of net1_steps.  All roles see
+    every batch, and the resting ones answer it afresh.
     """
+    cycle = net1_steps * (len(roles) - 1) + net2_steps
     for step in range(start, iterations):
-        is_net1 = step % (net1_steps + net2_steps) < net1_steps
-        yield Turn(step, ("net1",) if is_net1 else ("net2",))
+        turn = min(step % cycle // net1_steps, len(roles) - 1)
+        yield Turn(step, (roles[turn],))
 
 
 SCHEDULES: dict[str, Callable[..., Iterator[Turn]]] = {

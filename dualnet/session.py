@@ -28,7 +28,7 @@ from dualnet.methods.boosted.settings import BoostedConfig
 from dualnet.methods.boosted.training import Boosted, grown_net
 from dualnet.methods.dual.build import build_parts
 from dualnet.methods.dual.settings import DualConfig
-from dualnet.methods.dual.wire import ROLES
+from dualnet.methods.dual.wire import through
 from dualnet.methods.net2wider.settings import WIDER, Net2WiderConfig
 from dualnet.methods.net2wider.training import wider_net
 from dualnet.methods.partition.settings import MERGED, PartitionConfig
@@ -84,7 +84,8 @@ def _train_whole(method: Alone, settings: TrainConfig, run: Run,
     spent = begin(method, checkpoints, start)
     clock, last = yield from alone(method, run, checkpoints, start, spent)
     run.write_summary({
-        **common_summary(method.name, settings, method, clock), "test_accuracy": last["accuracy"],
+        **common_summary(method.name, settings, method.facts(), clock),
+        "test_accuracy": last["accuracy"],
         "wait_share": {method.name: 0.0}, "pids": {method.name: os.getpid()},
         "bytes_exchanged": 0})
 
@@ -181,10 +182,11 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
         return {"test accuracy": accuracy(net)}
     assert isinstance(settings, DualConfig)
     parts = build_parts(settings, net)
-    for part, name in zip(parts, ROLES, strict=True):
+    for part, name in zip(parts, settings.roles, strict=True):
         part.load_state_dict(run.load_checkpoint(name, settings.iterations)["part"])
-    return {"test accuracy through conv3' of net2": accuracy(join(parts)),
-            "test accuracy through conv3 of net1": accuracy(join(parts, merged=True))}
+    behind, before = through(settings.roles)
+    return {f"test accuracy {behind}": accuracy(join(parts)),
+            f"test accuracy {before}": accuracy(join(parts, merged=True))}
 
 
 def net_of(run: Run) -> nn.Sequential:
@@ -235,13 +237,13 @@ def batches_of(dataset: Dataset, settings: TrainConfig,
     return Batches(dataset, settings.batch_size, settings.seed, preprocessing, share)
 
 
-def common_summary(method_name: str, settings: TrainConfig, method: Method,
+def common_summary(method_name: str, settings: TrainConfig, facts: Record,
                    clock: Clock) -> dict[str, Any]:
-    """The keys of summary.json that do not depend on other processes."""
+    """The keys of summary.json that all methods have, and the facts of this one."""
     wall_s = clock.wall_s()
     return {
         "method": method_name, "net": settings.net, "data": settings.data,
         "loss": getattr(settings, "loss", None), "schedule": getattr(settings, "schedule", None),
-        "seed": settings.seed, "iterations": settings.iterations, **method.facts(),
+        "seed": settings.seed, "iterations": settings.iterations, **facts,
         "wall_s": wall_s, "images_per_s": settings.iterations * settings.batch_size / wall_s,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}

@@ -10,7 +10,7 @@ from .records import HELLO_LIMIT, canonical
 _NAME = re.compile(r"[a-z0-9_]{1,32}")
 _HOME = re.compile(r"[0-9a-f]{32}")
 OPTIONAL = "optional"  # settings below this key count only between roles that both have them
-MOST_CHANNELS = 16  # their numbers must fit into a status block
+MOST_CHANNELS = 16  # of one role: their numbers must fit into its status block
 
 
 def check_names(role: str, roles: tuple[str, ...], channels: Mapping[str, tuple[str, str]]) -> None:
@@ -22,8 +22,10 @@ def check_names(role: str, roles: tuple[str, ...], channels: Mapping[str, tuple[
         raise ValueError(f"expected at least two different roles, got {roles}")
     if role not in roles:
         raise ValueError(f"role {role!r} is none of the roles {roles}")
-    if len(channels) > MOST_CHANNELS:
-        raise ValueError(f"at most {MOST_CHANNELS} channels, got {len(channels)}")
+    for each in roles:
+        count = sum(each in ends for ends in channels.values())
+        if count > MOST_CHANNELS:
+            raise ValueError(f"at most {MOST_CHANNELS} channels of a role, got {count} of {each}")
     for channel, (sender, receiver) in channels.items():
         if sender == receiver or not {sender, receiver} <= set(roles):
             raise ValueError(

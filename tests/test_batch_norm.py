@@ -7,7 +7,7 @@ from test_own_nets import SHAPE, build, file, train_both  # noqa: F401 (a fixtur
 
 from dualnet.channel import QueueChannel
 from dualnet.cut import join
-from dualnet.methods.dual.build import build_parts, build_role, describe_wire
+from dualnet.methods.dual.build import build_parts, build_role, describe_wires
 
 
 class Left(Exception):
@@ -18,10 +18,10 @@ def roles_of(path, **changes):
     """net1 and net2, whose channels leave when `left` names the message that is next."""
     settings = settings_for("admm", cut="relu", iterations=4, **changes).resolved()
     parts = build_parts(settings, build(path, "residual"))
-    wire = describe_wire(parts, SHAPE)
-    channels = QueueChannel.pair(list(wire.channels()), timeout_s=30)
-    return wire, [build_role(name, settings, parts, wire, RandomBatches(), channel, CPU)
-                  for name, channel in zip(("net1", "net2"), channels, strict=True)]
+    wire, = describe_wires(parts, SHAPE)
+    channels = QueueChannel.ends(wire.channels(), timeout_s=30)
+    return wire, [build_role(name, settings, parts, [wire], RandomBatches(), channel, CPU)
+                  for name, channel in channels.items()]
 
 
 def copied(state):

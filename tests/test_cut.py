@@ -89,9 +89,11 @@ def test_normalisation_between_layer_and_activation_belongs_to_the_head():
 @pytest.mark.parametrize(("boundaries", "sentence"), [
     (["pool3"], "no layer 'pool3' to cut behind; did you mean pool"),
     (["fc6"], "the cut behind 'fc6' has no layer with weights behind it"),
-    (["pool2", "pool1"], "cuts must be in the order of the layers, found pool2, pool1"),
+    (["pool2", "pool1"], "cuts must be in the order of the layers, each once, found pool2, pool1 "
+                         ".layers: conv1, relu1"),
     (["pool2", "pool2"], "cuts must be in the order of the layers"),
-    (["conv3", "relu3"], "the cut behind 'conv3' has no layer with weights behind it"),
+    (["conv3", "relu3"], "the cut behind 'conv3' has no layer with weights between it and the "
+                          "next, behind 'relu3'"),
 ])
 def test_a_cut_that_cannot_be_made_is_refused(boundaries, sentence):
     with pytest.raises(UserError, match=sentence):

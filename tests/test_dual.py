@@ -16,9 +16,10 @@ from dualnet.channel import QueueChannel
 from dualnet.config import TrainConfig
 from dualnet.cut import cut, join
 from dualnet.methods.dual import formats
-from dualnet.methods.dual.build import build_parts, build_role, describe_wire
+from dualnet.methods.dual.build import build_parts, build_role, describe_wires
 from dualnet.methods.dual.collapse import collapse_reason
 from dualnet.methods.dual.settings import LOSSES, DualConfig
+from dualnet.methods.dual.wire import all_channels
 from dualnet.methods.single import Single
 
 GOLDEN = Path(__file__).parent / "golden" / "caffe"
@@ -58,13 +59,13 @@ class RandomBatches:
 
 
 def run_roles(settings, parts, batches, shape=(3, 16, 16)):
-    """Train both roles in two threads; returns the roles, their records and net2's test score."""
+    """Train each role in a thread; returns the roles and their records, the test score last."""
     settings = settings.resolved()
-    wire = describe_wire(parts, shape)
-    channels = QueueChannel.pair(list(wire.channels()), timeout_s=30)
-    roles = [build_role(name, settings, parts, wire, batches, channel, CPU)
-             for name, channel in zip(("net1", "net2"), channels, strict=True)]
-    records, errors = [[], []], []
+    wires = describe_wires(parts, shape)
+    channels = QueueChannel.ends(all_channels(wires), timeout_s=30)
+    roles = [build_role(name, settings, parts, wires, batches, channels[name], CPU)
+             for name in settings.roles]
+    records, errors = [[] for _ in roles], []
 
     def work(number):
         try:
@@ -73,7 +74,7 @@ def run_roles(settings, parts, batches, shape=(3, 16, 16)):
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(roles))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -303,10 +304,10 @@ def answers_of(loss, iterations=3):
     """What net2 sends and the y it computes, per iteration, with net1 held still."""
     settings = settings_for(loss, iterations=iterations, lr_net1=0.0, lr=0.0).resolved()
     parts = small_parts(settings)
-    wire = describe_wire(parts, (3, 16, 16))
+    wire, = describe_wires(parts, (3, 16, 16))
     batches = RandomBatches()
-    near, far = QueueChannel.pair(list(wire.channels()), timeout_s=30)
-    net2 = build_role("net2", settings, parts, wire, batches, far, CPU)
+    near, far = QueueChannel.ends(wire.channels(), timeout_s=30).values()
+    net2 = build_role("net2", settings, parts, [wire], batches, far, CPU)
     answers, ys = [], []
     records = net2.steps()
     for step in range(iterations):
@@ -331,12 +332,12 @@ def test_the_answer_is_y_zero_or_the_y_of_the_batch_before():
 def test_the_answer_of_admm_is_one_step_down_the_gradient_of_each_samples_own_loss():
     settings = settings_for("admm", rho=0.5, lr=0.0, iterations=1).resolved()
     parts = small_parts(settings)
-    wire = describe_wire(parts, (3, 16, 16))
+    wire, = describe_wires(parts, (3, 16, 16))
     batches = RandomBatches()
-    near, far = QueueChannel.pair(list(wire.channels()), timeout_s=30)
+    near, far = QueueChannel.ends(wire.channels(), timeout_s=30).values()
     z = parts[0](torch.tensor(batches.images(0))).detach()
     near.send(wire.activation, 0, z)
-    next(build_role("net2", settings, parts, wire, batches, far, CPU).steps())
+    next(build_role("net2", settings, parts, [wire], batches, far, CPU).steps())
     answer = near.recv(wire.answer, 0, (8, *wire.compared_shape), torch.float32)
     for n in range(8):                                      # one sample at a time
         y = parts[1].head(z[n:n + 1]).detach().requires_grad_()
@@ -353,7 +354,7 @@ def test_the_dual_variable_gathers_the_residual_of_each_sample():
     with torch.no_grad():       # nothing moves at rate 0: two visits add the same x - y twice
         z = parts[0](torch.tensor(batches._images))
         expected = 2 * (parts[0].tail(z) - parts[1].head(z))
-    torch.testing.assert_close(net1._duals, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(net1.asking.duals, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])

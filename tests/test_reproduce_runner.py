@@ -75,7 +75,7 @@ def test_a_loss_that_overflows_is_an_outcome_and_ends_both_roles(tmp_path):
 
 
 def test_an_end_that_is_closed_ends_the_wait_of_the_other():
-    near, far = QueueChannel.pair(["z"], timeout_s=200)
+    near, far = QueueChannel.ends({"z": ("net1", "net2")}, timeout_s=200).values()
     near.send("z", 0, torch.ones(2))
     near.close()
     assert far.recv("z", 0, (2,), torch.float32).tolist() == [1, 1]     # what was sent arrives

@@ -14,9 +14,9 @@ from dualnet.checkpoints import Checkpoints, Spent
 from dualnet.config import TrainConfig
 from dualnet.data.batches import Batches, Preprocessing
 from dualnet.data.dataset import Dataset
-from dualnet.methods.dual.build import build_parts, build_role, describe_wire
+from dualnet.methods.dual.build import build_parts, build_role, describe_wires
 from dualnet.methods.dual.settings import LOSSES, DualConfig
-from dualnet.methods.dual.wire import ROLES
+from dualnet.methods.dual.wire import all_channels
 from dualnet.methods.single import Single
 from shared_fs import Checkpoint, WaitTimeout
 
@@ -30,10 +30,10 @@ def settings_for(**changes):
 
 def build(settings, batches, timeout_s=30):
     parts = build_parts(settings, nets.build(settings.net, SHAPE, 10))
-    wire = describe_wire(parts, SHAPE)
-    channels = QueueChannel.pair(list(wire.channels()), timeout_s=timeout_s)
-    return {name: build_role(name, settings, parts, wire, batches, channel, CPU)
-            for name, channel in zip(ROLES, channels, strict=True)}
+    wires = describe_wires(parts, SHAPE)
+    channels = QueueChannel.ends(all_channels(wires), timeout_s=timeout_s)
+    return {name: build_role(name, settings, parts, wires, batches, channels[name], CPU)
+            for name in settings.roles}
 
 
 def together(roles, work):
@@ -92,7 +92,7 @@ def check_roles(settings, stop, folder):
         role.load_state_dict(through_the_disk(folder / name, stop, first[name].state_dict()))
     after = together(second, lambda role: [*role.steps(stop), role.evaluate()])
 
-    for name in ROLES:
+    for name in settings.roles:
         assert before[name] + after[name] == expected[name]
         assert not differing(second[name].state_dict(), whole[name].state_dict())
         assert second[name].facts() == whole[name].facts()
@@ -165,8 +165,8 @@ def test_an_iteration_that_a_peer_left_changes_nothing(changes):
                      for key, value in flat(role.state_dict()).items()}
               for name, role in roles.items()}
     roles["net1"].channel._timeout_s = 2
-    channel = roles["net2"].channel
-    roles["net2"].channel = Mute(channel, roles["net2"].wire.answer)
+    messages = roles["net2"].messages
+    messages.channel = Mute(messages.channel, roles["net2"].answering.wire.answer)
 
     def fail(role):
         with pytest.raises(WaitTimeout):

@@ -160,16 +160,16 @@ def test_a_role_with_a_run_folder_of_its_own_is_told_when_all_is_over(tmp_path):
 FAILING = """
 import sys
 from dualnet.cli import main
-from dualnet.methods.dual.net2 import Net2
+from dualnet.methods.dual.role import Role
 
-whole = Net2._iteration
+whole = Role._iteration
 
 def failing(self, turn):
     if turn.step == 22:
         raise RuntimeError("CUDA error: out of memory")
     return whole(self, turn)
 
-Net2._iteration = failing
+Role._iteration = failing
 sys.exit(main(sys.argv[1:]))
 """
 

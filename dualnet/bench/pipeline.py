@@ -26,7 +26,7 @@ from dualnet import machine, session
 from dualnet.data import arrays
 from dualnet.errors import UserError
 from dualnet.from_prototxt import build_net
-from dualnet.methods.dual.build import build_parts, build_role, describe_wire
+from dualnet.methods.dual.build import build_parts, build_role, describe_wires
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import ROLES
 from dualnet.run import Run
@@ -165,8 +165,8 @@ def alone_s(role: str, settings: DualConfig, iterations: int) -> float:
     device = machine.prepare(settings, role, ROLES)
     dataset, batches = session.load_data(settings)
     parts = build_parts(settings, build_net(settings, dataset.input_shape, dataset.num_classes))
-    wire = describe_wire(parts, dataset.input_shape)
-    method = build_role(role, settings, parts, wire, batches, Fed(), device)
+    wires = describe_wires(parts, dataset.input_shape)
+    method = build_role(role, settings, parts, wires, batches, Fed(), device)
     started = 0.0
     for record in method.steps():
         if record["step"] == iterations - 1:

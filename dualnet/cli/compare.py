@@ -15,7 +15,6 @@ from dualnet.cli.train import run_dual, run_single
 from dualnet.config import field_names, spelling
 from dualnet.errors import Diverged, UserError
 from dualnet.methods.dual.settings import DualConfig
-from dualnet.methods.dual.wire import ROLES
 
 if TYPE_CHECKING:
     from dualnet.compare import Folder
@@ -112,7 +111,8 @@ def _say(text: str) -> None:
 def _train(planned: Planned, run: "Run", exchange_dir: Path | None,
            say: Callable[[str], None]) -> int:
     """Train one run, on from its checkpoint if it has one; 0 if it finished or diverged."""
-    roles = ROLES if planned.method == "dual" else (planned.method,)
+    roles = (planned.settings.roles if isinstance(planned.settings, DualConfig)
+             else (planned.method,))
     step = run.resumes_from(roles)
     if step is not None:
         say(f"resuming {run.folder} from iteration {step}")

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dualnet.methods.dual.settings import AUTO_CUT, DualConfig
+from dualnet.config import AUTO
+from dualnet.methods.dual.settings import DualConfig
 
 if TYPE_CHECKING:
     from dualnet.cuts import Cut
@@ -21,32 +22,40 @@ bound     times the speed of the uncut net, where messages cost nothing
 def resolve_cut(settings: Any) -> Any:
     """The settings with `--cut auto` decided; says what it takes.
 
-    Raises UserError if the net has no place to cut.
+    Raises UserError if the net has no place to cut, or not enough of them for --parts.
     """
-    if getattr(settings, "cut", "") != AUTO_CUT:
+    if getattr(settings, "cut", "") != AUTO:
         return settings
     from dualnet import session
-    from dualnet.cuts import best
+    from dualnet.cuts import best, bound
 
-    taken = best(session.cuts_of(settings))
-    print(f"cutting behind {taken.boundary}: at most {taken.bound:.2f} times the speed of the "
-          "uncut net (--list-cuts shows all)", file=sys.stderr)
-    return settings.replace(cut=taken.boundary)
+    chain = best(session.cuts_of(settings), settings.parts or 2)
+    print(f"cutting behind {', '.join(each.boundary for each in chain)}: at most "
+          f"{bound(chain):.2f} times the speed of the uncut net (--list-cuts shows all)",
+          file=sys.stderr)
+    return settings.replace(cut=",".join(each.boundary for each in chain), parts=None)
 
 
-def show_cuts(settings: DualConfig) -> None:
-    """Print a line for each cut of the net.  Raises UserError if there is none."""
+def show_cuts(settings: DualConfig, parts: int | None = None) -> None:
+    """Print a line for each cut of the net, and mark those of the best chain of `parts` parts.
+
+    Raises UserError if there is none.
+    """
     from dualnet import session
-    from dualnet.cuts import best
+    from dualnet.cuts import best, bound
 
     cuts = session.cuts_of(settings)
-    print(table(cuts, best(cuts)))
+    chain = best(cuts, parts or 2)
+    print(table(cuts, chain))
     print(LEGEND.format(batch_size=settings.batch_size, message_dtype=settings.message_dtype))
+    if len(chain) > 1:
+        print(f"{len(chain) + 1} parts: at most {bound(chain):.2f} times the speed of the uncut "
+              "net")
 
 
-def table(cuts: "Sequence[Cut]", chosen: "Cut") -> str:
+def table(cuts: "Sequence[Cut]", chosen: "Sequence[Cut]") -> str:
     """The cuts as lines of aligned columns, names to the left and numbers to the right."""
-    rows = [HEAD, *(_row(each, "*" if each is chosen else "") for each in cuts)]
+    rows = [HEAD, *(_row(each, "*" if each in chosen else "") for each in cuts)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) if index < 2 else cell.rjust(width)
                                for index, (cell, width) in enumerate(zip(row, widths, strict=True)))

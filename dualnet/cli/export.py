@@ -15,7 +15,8 @@ def add(commands: Any) -> None:
     parser.add_argument("file", type=Path, metavar="FILE",
                         help="a .pt or .pth file, or .safetensors where that package is installed")
     parser.add_argument("--merged", action="store_true",
-                        help="take the shared layer from net1 (conv3) instead of net2 (conv3')")
+                        help="take each shared layer from the part before its cut (conv3 of net1) "
+                        "instead of the part behind it (conv3' of net2)")
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     parser.set_defaults(command=export, parser=parser)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dualnet.config import Config, TrainConfig, add_flags, choose, from_dict, nearest
+from dualnet.config import AUTO, Config, TrainConfig, add_flags, choose, from_dict, nearest
 from dualnet.errors import UserError
 
 
@@ -80,10 +80,13 @@ def settings_of(arguments: argparse.Namespace, config: type[Config], method: str
 
 
 def completed(values: dict[str, Any], method: str) -> dict[str, Any]:
-    """The settings given, and those that the file of the net or Caffe's files say.
+    """The settings given, and those that the file of the net or Caffe's files say; a number of
+    parts without a cut stands for the best.
 
     Raises UserError where they disagree or a file cannot be used.
     """
+    if values.get("parts") and "cut" not in values:
+        values = {**values, "cut": AUTO}
     from dualnet.nets import own
 
     values = own.settings_from(values)

@@ -1,4 +1,4 @@
-"""net1, net2: one role of the dual net, for two terminals, two hosts or a batch system."""
+"""net1, net2, ...: one role of the dual net, for terminals, hosts or a batch system."""
 
 import argparse
 import logging
@@ -13,18 +13,20 @@ from dualnet.cli.parser import add_settings, settings_of
 from dualnet.cli.progress import Progress
 from dualnet.cli.train import add_output, outcome, resolve_auto, run_of
 from dualnet.methods.dual.settings import DualConfig
-from dualnet.methods.dual.wire import NET2, ROLES
+from dualnet.methods.dual.wire import MOST_PARTS, ROLES, role_names
 
 STDIN = 0
 
 
 def add(commands: Any) -> None:
     """Add the commands to the parser."""
-    for role in ROLES:
-        parser = commands.add_parser(role, help=f"train as {role}; the other role is another "
-                                     "process, here or on another host")
+    for role in role_names(MOST_PARTS):
+        text = f"train as {role}; each other role is another process, here or on another host"
+        # Only the roles of every dual net stand in the list of commands.
+        shown: dict[str, Any] = {"help": text} if role in ROLES else {}
+        parser = commands.add_parser(role, description=f"{text[0].upper()}{text[1:]}.", **shown)
         parser.add_argument("--exchange-dir", type=Path, required=True, metavar="DIR",
-                            help="folder that both roles see")
+                            help="folder that all roles see")
         parser.add_argument("--end-with-stdin", action="store_true",
                             help="end when standard input closes, so that no role outlives the "
                             "process that started it")
@@ -34,7 +36,7 @@ def add(commands: Any) -> None:
 
 
 def train_role(role: str, arguments: argparse.Namespace) -> int:
-    """The command `net1` or `net2`."""
+    """The command `net1`, `net2`, ..."""
     logging.basicConfig(level=logging.INFO, format=f"{role}: %(message)s")
     if arguments.end_with_stdin:
         follow_stdin()
@@ -47,7 +49,7 @@ def train_role(role: str, arguments: argparse.Namespace) -> int:
                              overwrite=arguments.overwrite):
         progress.show(role, line)
     progress.close()
-    if role == NET2 and not arguments.quiet and run.summary_path.exists():
+    if role == settings.roles[-1] and not arguments.quiet and run.summary_path.exists():
         print(outcome(run.summary()))
     return 0
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dualnet.cli.progress import clock_text, train_text
 from dualnet.cli.train import hint_for
 from dualnet.errors import UserError
-from dualnet.methods.dual.wire import ROLES
+from dualnet.methods.dual.wire import roles_of
 
 if TYPE_CHECKING:
     from dualnet.run import Run
@@ -46,7 +46,7 @@ def status(arguments: argparse.Namespace) -> int:
             for observation in observations:
                 print(describe(observation))
             if run.config_path.exists() and all(each.state in ENDED for each in observations):
-                print_hint(run, ROLES)
+                print_hint(run, roles_of(run.config()["cut"]))
             return 0
     if run.config_path.exists():
         for role in run.roles:

@@ -1,6 +1,7 @@
 """train dual, train single: a whole run on this machine."""
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from dualnet.cli.parser import add_settings, settings_of
 from dualnet.cli.progress import Progress
 from dualnet.config import TrainConfig
 from dualnet.methods.dual.settings import DualConfig
-from dualnet.methods.dual.wire import ROLES
+from dualnet.methods.dual.wire import through
 from dualnet.stopping import noted, resume_hint
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def add(commands: Any) -> None:
     methods = parser.add_subparsers(title="methods", metavar="METHOD", required=True,
                                     parser_class=type(parser))
     for name, config, command, text in (
-            ("dual", DualConfig, train_dual, "the cut net, as two processes"),
+            ("dual", DualConfig, train_dual, "the cut net, a process for each part"),
             ("single", TrainConfig, train_single, "the uncut net, in one process")):
         method = methods.add_parser(name, help=text, description=f"Train {text}.")
         add_settings(method, config)
@@ -121,7 +122,7 @@ def train_dual(arguments: argparse.Namespace) -> int:
     """The command `train dual`: trains, says how it went, draws the curves."""
     settings = settings_of(arguments, DualConfig, "dual").resolved()
     if arguments.list_cuts:
-        show_cuts(resolve_auto(settings.replace(cut=DualConfig.cut)))
+        show_cuts(resolve_auto(settings.replace(cut=DualConfig.cut, parts=None)), settings.parts)
         return 0
     settings = resolve_auto(settings)
     run = run_of(arguments, "dual", settings)
@@ -131,7 +132,7 @@ def train_dual(arguments: argparse.Namespace) -> int:
                        overwrite=arguments.overwrite, quiet=arguments.quiet)
     if failure is not None:
         print(failure.reason, file=sys.stderr)
-        if hint := hint_for(run, ROLES):
+        if hint := hint_for(run, settings.roles):
             print(f"dualnet: {hint}", file=sys.stderr)
         return failure.code
     report(run)
@@ -140,9 +141,9 @@ def train_dual(arguments: argparse.Namespace) -> int:
 
 def run_dual(settings: DualConfig, run: "Run", exchange_dir: Path, *, overwrite: bool,
              quiet: bool) -> "Failure | None":
-    """Start both roles as processes that train into `run`, and follow them to their end.
+    """Start all roles as processes that train into `run`, and follow them to their end.
 
-    Goes on with a run that was interrupted.  Passes a signal on to both roles, which write a
+    Goes on with a run that was interrupted.  Passes a signal on to all roles, which write a
     checkpoint, and raises Stopped then.
     """
     from dualnet.launcher import Launcher
@@ -150,12 +151,14 @@ def run_dual(settings: DualConfig, run: "Run", exchange_dir: Path, *, overwrite:
 
     run.start("dual", settings, overwrite=overwrite)
     words: list[str | Path] = ["--config", run.config_path, "--out", run.folder,
-                               "--exchange-dir", exchange_dir, "--quiet", "--end-with-stdin"]
-    progress = Progress(settings.iterations, ROLES, run=run.folder, quiet=quiet)
-    readers = {role: MetricsReader(run.metrics_path(role)) for role in ROLES}
+                               "--exchange-dir", exchange_dir, "--quiet", "--end-with-stdin",
+                               "--threads", str(threads_of_each(settings))]
+    roles = settings.roles
+    progress = Progress(settings.iterations, roles, run=run.folder, quiet=quiet)
+    readers = {role: MetricsReader(run.metrics_path(role)) for role in roles}
     for reader in readers.values():
         reader.new()        # what an earlier attempt has written is not news
-    with noted() as stop, Launcher(run, {role: [role, *words] for role in ROLES}) as launcher:
+    with noted() as stop, Launcher(run, {role: [role, *words] for role in roles}) as launcher:
         devices = ""
         while launcher.wait(POLL_S) and launcher.failure() is None and not stop.is_asked:
             if not devices and (devices := devices_of(run, launcher.pids)):
@@ -168,8 +171,16 @@ def run_dual(settings: DualConfig, run: "Run", exchange_dir: Path, *, overwrite:
     progress.close()
     if not run.is_over:
         discard_if_untrained(run)
-        stop.check(hint_for(run, ROLES))
+        stop.check(hint_for(run, roles))
     return failure
+
+
+def threads_of_each(settings: DualConfig) -> int:
+    """CPU threads of each role on this machine: those of the settings, or its share of the cores
+    if all work at the same time.  0: one per core."""
+    if settings.threads or settings.schedule not in ("pipelined", "async"):
+        return settings.threads
+    return max(1, len(os.sched_getaffinity(0)) // len(settings.roles))
 
 
 def hint_for(run: "Run", roles: tuple[str, ...]) -> str:
@@ -180,10 +191,10 @@ def hint_for(run: "Run", roles: tuple[str, ...]) -> str:
 
 def devices_of(run: "Run", pids: Mapping[str, int]) -> str:
     """Which role runs where, once all these processes have started; empty before."""
-    found = {role: run.environment(role) for role in ROLES}
+    found = {role: run.environment(role) for role in pids}
     texts = [f"{role} on {where['device']} ({where['device_name']}, {where['threads']} threads)"
              for role, where in found.items() if where and where.get("pid") == pids[role]]
-    return ", ".join(texts) if len(texts) == len(ROLES) else ""
+    return ", ".join(texts) if len(texts) == len(pids) else ""
 
 
 def follow(readers: "dict[str, MetricsReader]", progress: Progress) -> None:
@@ -214,8 +225,9 @@ def outcome(summary: dict[str, Any]) -> str:
     """The result of a run in a few lines."""
     lines = [f"test accuracy {100 * summary['test_accuracy']:.2f} %"]
     if "test_accuracy_merged" in summary:
-        lines = [f"test accuracy {100 * summary['test_accuracy']:.2f} % through conv3' of net2, "
-                 f"{100 * summary['test_accuracy_merged']:.2f} % through conv3 of net1"]
+        behind, before = through(list(summary["wait_share"]))
+        lines = [f"test accuracy {100 * summary['test_accuracy']:.2f} % {behind}, "
+                 f"{100 * summary['test_accuracy_merged']:.2f} % {before}"]
     if summary["collapsed"]:
         lines.append(f"warning: the net collapsed: {summary['collapse_reason']}")
     shares = ", ".join(f"{role} {100 * share:.0f} %"

@@ -1,4 +1,4 @@
-"""Train a variant in this process: the single net, or both roles of the cut net as two threads.
+"""Train a variant in this process: the single net, or each role of the cut net as a thread.
 
 The roles are those of `train dual`; only the channel between them is in memory.  Same settings,
 same numbers.
@@ -8,7 +8,7 @@ import dataclasses
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from dualnet import data, machine, nets, session
 from dualnet.channel import QueueChannel
 from dualnet.config import TrainConfig
-from dualnet.cut import Part
-from dualnet.data.batches import Batches
 from dualnet.data.dataset import Dataset
 from dualnet.errors import Diverged
-from dualnet.methods.dual.build import build_parts, build_role, describe_wire
+from dualnet.methods.dual.build import build_parts, build_role, describe_wires
+from dualnet.methods.dual.figures import joint_facts
+from dualnet.methods.dual.role import Role
 from dualnet.methods.dual.settings import DualConfig
-from dualnet.methods.dual.wire import NET1, NET2, ROLES
+from dualnet.methods.dual.wire import NET1, all_channels
 from dualnet.methods.protocol import Method, Record
 from dualnet.methods.single import Single
 from dualnet.reproduce.target import Outcome
@@ -69,10 +69,9 @@ def training(job: Job) -> Outcome:
 def train_net(job: Job) -> Trained:
     """Train what the settings describe into `job.folder`, replacing the run that is there."""
     dataset = dataset_of(job.settings.data, job.settings.data_dir, job.test_images)
-    batches = session.batches_of(dataset, job.settings)
     if isinstance(job.settings, DualConfig):
-        return _train_dual(job.settings.resolved(), Run(job.folder), dataset, batches)
-    return _train_single(job.settings, Run(job.folder), dataset, batches)
+        return _train_dual(job.settings.resolved(), Run(job.folder), dataset)
+    return _train_single(job.settings, Run(job.folder), dataset)
 
 
 @lru_cache(maxsize=1)
@@ -121,11 +120,11 @@ def root_mean_square(x: Tensor) -> float:
     return float(x.double().square().mean().sqrt())
 
 
-def _train_single(settings: TrainConfig, run: Run, dataset: Dataset, batches: Batches) -> Trained:
+def _train_single(settings: TrainConfig, run: Run, dataset: Dataset) -> Trained:
     name = Single.name
     device = machine.prepare(settings, name, (name,))
     net = nets.build(settings.net, dataset.input_shape, dataset.num_classes)
-    method = Single(settings, net, batches, device)
+    method = Single(settings, net, session.batches_of(dataset, settings), device)
     watched = Watched(method, settings, {
         layer: net.get_submodule(layer) for layer in ("pool2",) if hasattr(net, layer)})
     run.start(name, settings, overwrite=True)
@@ -134,7 +133,7 @@ def _train_single(settings: TrainConfig, run: Run, dataset: Dataset, batches: Ba
     try:
         lines = _lines(name, watched, settings, run, clock, device)
         run.write_summary({
-            **session.common_summary(name, settings, method, clock),
+            **session.common_summary(name, settings, method.facts(), clock),
             "test_accuracy": lines[-1]["accuracy"], "wait_share": {name: 0.0},
             "pids": {name: os.getpid()}, "bytes_exchanged": 0})
     except Diverged as error:
@@ -153,87 +152,88 @@ def _lines(role: str, method: Any, settings: TrainConfig, run: Run, clock: Clock
         metrics.close()
 
 
-def _train_dual(settings: DualConfig, run: Run, dataset: Dataset, batches: Batches) -> Trained:
-    """Both roles in lockstep, as two threads; one that fails closes its end and ends the other."""
+def _train_dual(settings: DualConfig, run: Run, dataset: Dataset) -> Trained:
+    """All roles, a thread each; one that fails closes its end and ends the others."""
     parts = build_parts(settings, nets.build(settings.net, dataset.input_shape,
                                              dataset.num_classes))
-    wire = describe_wire(parts, dataset.input_shape)
-    channels = QueueChannel.pair(list(wire.channels()), timeout_s=settings.progress_timeout)
-    devices = [machine.prepare(settings, name, ROLES) for name in ROLES]
+    wires = describe_wires(parts, dataset.input_shape)
+    channels = QueueChannel.ends(all_channels(wires), timeout_s=settings.progress_timeout)
+    devices = {name: machine.prepare(settings, name, settings.roles) for name in settings.roles}
     # A `Batches` keeps the order of the current epoch, so each thread has its own.
-    each_batches = (batches, session.batches_of(dataset, settings))
-    roles = [build_role(name, settings, parts, wire, own, channel, device) for name, own, channel,
-             device in zip(ROLES, each_batches, channels, devices, strict=True)]
-    watched = [Watched(role, settings, layers) for role, layers
-               in zip(roles, _layers(parts), strict=True)]
+    roles = {name: build_role(name, settings, parts, wires, session.batches_of(dataset, settings),
+                              channels[name], devices[name]) for name in settings.roles}
+    watched = {name: Watched(role, settings, _layers(role)) for name, role in roles.items()}
     run.start("dual", settings, overwrite=True)
-    clocks = [Clock(channel) for channel in channels]
+    clocks = {name: Clock(channel) for name, channel in channels.items()}
     lines: dict[str, list[Record]] = {}
 
-    def work(index: int) -> None:
+    def work(name: str) -> None:
         try:
-            lines[ROLES[index]] = _lines(ROLES[index], watched[index], settings, run,
-                                         clocks[index], devices[index])
+            lines[name] = _lines(name, watched[name], settings, run, clocks[name], devices[name])
         finally:
-            channels[index].close()
+            channels[name].close()
 
     diverged = None
+    *_, last = settings.roles
     try:
-        _both(work)
-        _summarise(run, settings, roles[1], lines[NET2][-1], clocks, channels)
+        _together(settings.roles, work)
+        facts = joint_facts({name: role.facts() for name, role in roles.items()})
+        run.write_summary({
+            **session.common_summary("dual", settings, facts, clocks[last]),
+            "test_accuracy": lines[last][-1]["accuracy"],
+            "test_accuracy_merged": lines[last][-1]["dual/accuracy_merged"],
+            "wait_share": {name: clock.wait_share() for name, clock in clocks.items()},
+            "pids": dict.fromkeys(settings.roles, os.getpid()),
+            "bytes_exchanged": sum(channel.bytes_sent for channel in channels.values())})
     except (Diverged, NonFinite) as error:
-        diverged = min(clock.done for clock in clocks) + 1
+        diverged = min(clock.done for clock in clocks.values()) + 1
         run.write_divergence(diverged, str(error))
-    return Trained({role: lines.get(role) or run.metrics(role) for role in ROLES},
-                   {role: each.first for role, each in zip(ROLES, watched, strict=True)},
-                   list(parts), diverged, machine.environment(devices[1]))
+    return Trained({name: lines.get(name) or run.metrics(name) for name in settings.roles},
+                   {name: each.first for name, each in watched.items()},
+                   list(parts), diverged, machine.environment(devices[last]))
 
 
-def _layers(parts: list[Part]) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
-    return ({"boundary": parts[0].body, "x": parts[0].tail}, {"y": parts[1].head})
+def _layers(role: Role) -> dict[str, nn.Module]:
+    found: dict[str, nn.Module] = {"y": role.part.head} if role.answering else {}
+    return found | ({"boundary": role.part.body, "x": role.part.tail} if role.asking else {})
 
 
-def _both(work: Callable[[int], None]) -> None:
-    """Run work(0) in a thread and work(1) here; raise the error that came first."""
+def _together(names: Sequence[str], work: Callable[[str], None]) -> None:
+    """Run `work` of the last name here and of each other in a thread; raise the first error."""
     errors: list[BaseException] = []
 
-    def guarded(index: int) -> None:
+    def guarded(name: str) -> None:
         try:
-            work(index)
+            work(name)
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=guarded, args=(0,), daemon=True)
-    thread.start()
-    guarded(1)
-    thread.join()
+    threads = [threading.Thread(target=guarded, args=(name,), daemon=True) for name in names[:-1]]
+    for thread in threads:
+        thread.start()
+    guarded(names[-1])
+    for thread in threads:
+        thread.join()
     causes = [error for error in errors if not isinstance(error, PeerLost)] or errors
     if causes:
         raise causes[0]
 
 
-def _summarise(run: Run, settings: DualConfig, net2: Any, last: Record, clocks: list[Clock],
-               channels: tuple[QueueChannel, QueueChannel]) -> None:
-    run.write_summary({
-        **session.common_summary("dual", settings, net2, clocks[1]),
-        "test_accuracy": last["accuracy"], "test_accuracy_merged": last["dual/accuracy_merged"],
-        "wait_share": {role: clock.wait_share() for role, clock
-                       in zip(ROLES, clocks, strict=True)},
-        "pids": dict.fromkeys(ROLES, os.getpid()),
-        "bytes_exchanged": sum(channel.bytes_sent for channel in channels)})
-
-
 # -- what is told of it ----------------------------------------------------------------------------
 
-# Figure -> the role and the key of its records.
-LOGGED = {"loss1": (NET1, "loss"), "loss2": (NET2, "loss"), "rms_pool2": (NET1, "rms/boundary"),
-          "rms_conv3": (NET1, "rms/x"), "rms_conv3p": (NET2, "rms/y"),
-          "grad_norm_net1": (NET1, "dual/grad_norm")}
-LOGGED_SINGLE = {"loss2": (Single.name, "loss"), "rms_pool2": (Single.name, "rms/pool2")}
-
-
 def _logged(trained: Trained) -> dict[str, tuple[str, str]]:
-    return LOGGED_SINGLE if Single.name in trained.lines else LOGGED
+    """Figure -> the role and the key of its records."""
+    first, last = next(iter(trained.lines)), _last(trained)
+    if first == Single.name:
+        return {"loss2": (first, "loss"), "rms_pool2": (first, "rms/pool2")}
+    return {"loss1": (first, "loss"), "loss2": (last, "loss"),
+            "rms_pool2": (first, "rms/boundary"), "rms_conv3": (first, "rms/x"),
+            "rms_conv3p": (last, "rms/y"), "grad_norm_net1": (first, "dual/grad_norm")}
+
+
+def _last(trained: Trained) -> str:
+    """The role that knows the labels."""
+    return list(trained.lines)[-1]
 
 
 def _figures(trained: Trained) -> dict[str, float | None]:
@@ -249,15 +249,16 @@ def _figures(trained: Trained) -> dict[str, float | None]:
                     f"{name}_last": values[-1] if values else None}
         if name == "grad_norm_net1":
             figures[f"{name}_max"] = max([v for v in values if v is not None], default=None)
-    tests = _split(trained, NET2 if NET2 in trained.lines else Single.name, "test")
+    tests = _split(trained, _last(trained), "test")
     for line in tests:
         figures[f"accuracy@{line['step']}"] = line["accuracy"]
     last: Record = tests[-1] if tests and trained.diverged is None else {}
     figures["accuracy"] = last.get("accuracy")
-    if NET2 in trained.lines:
+    if len(trained.lines) > 1:
         figures["accuracy_merged"] = last.get("dual/accuracy_merged")
-        ends = [line.get("dual/collapsed") for line in _split(trained, NET2, "train")]
-        figures["collapsed"] = float(bool(ends and ends[-1]))
+        ends = [_split(trained, role, "train")[-1:] for role in trained.lines]
+        figures["collapsed"] = float(any(line.get("dual/collapsed") for end in ends
+                                         for line in end))
     return {name: None if value is not None and not math.isfinite(value) else value
             for name, value in figures.items()}
 
@@ -270,9 +271,8 @@ def _curves(trained: Trained) -> dict[str, list[list[float]]]:
         points += [[line["step"], line[key]] for line in _split(trained, role, "train")
                    if line.get(key) is not None and line["step"] > 1]
         curves[name] = thinned(points)
-    role = NET2 if NET2 in trained.lines else Single.name
     curves["accuracy"] = thinned([[line["step"], line["accuracy"]]
-                                  for line in _split(trained, role, "test")])
+                                  for line in _split(trained, _last(trained), "test")])
     return curves
 
 

@@ -1,47 +1,76 @@
-"""What net1 and net2 have in common: their data, their part of the net, their optimiser."""
+"""One process of the dual net: net1, net2, or one of a longer chain."""
 
-from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
-from dualnet import losses
 from dualnet.channel import Channel
 from dualnet.cut import Part
 from dualnet.data.batches import Batches
-from dualnet.methods.dual.formats import message_dtype, message_shape, pack, unpack
+from dualnet.methods.dual.answering import Answering
+from dualnet.methods.dual.asking import Asking
+from dualnet.methods.dual.figures import share_correct
+from dualnet.methods.dual.messages import Messages
+from dualnet.methods.dual.passes import Batch, Forward, Passes
 from dualnet.methods.dual.settings import LOSSES, DualConfig
-from dualnet.methods.dual.wire import ROLES, Wire
+from dualnet.methods.dual.wire import Wire
 from dualnet.methods.protocol import Record
-from dualnet.nets.dropout import set_iteration
-from dualnet.optimizer import Optimizer
+from dualnet.optimizer import Optimizer, gradient_norm
 from dualnet.schedules import SCHEDULES, Turn
 
 
 class Role:
-    """One process of the dual net; net1 and net2 say what an iteration and a test are.
+    """A part of the net between the boundaries before and behind it; net k of a chain of K does
 
-    lr  learning rate of this role at step 0
+        z_{k-1} -> y = head(z_{k-1}) -> z_k = body(y) -> x = tail(z_k)
+
+    It answers the role before it with y or y* (`answering`; not net1, which takes images), and asks
+    the one behind it for the target of x (`asking`; not net K, which knows the labels).  Its loss
+    is E_k of x, or for net K the classification loss, and g of y* is the gradient of that loss:
+    with tied copies g_n / N is the gradient of the whole net's loss at y.
+
+    All micro-batches are on their way before the first answer is awaited, and their gradients add
+    up to one update.  A role that answers does so before it forms the gradients of its weights.
+
+    With schedule `async` each role but the last sends batch t + 1 before it has the answer of batch
+    t, so its body goes forward and back with weights that lack one update.  Both copies of a shared
+    layer are evaluated when that answer is there, with the weights of then, so equal copies stay
+    equal: of the heads only what the body took is older.
+
+    before, behind  the boundaries of the part, None where there is none
+    lr              learning rate at step 0
     """
 
-    name: str
-    is_whole = True
-
-    def __init__(self, settings: DualConfig, part: Part, wire: Wire, batches: Batches,
-                 channel: Channel, device: torch.device, lr: float) -> None:
-        self.settings, self.wire = settings, wire
+    def __init__(self, name: str, settings: DualConfig, part: Part, before: Wire | None,
+                 behind: Wire | None, batches: Batches, channel: Channel, device: torch.device,
+                 lr: float) -> None:
+        self.name, self.settings, self.channel = name, settings, channel
         self.part = part.to(device, getattr(torch, settings.precision))
-        self.batches, self.channel, self.device = batches, channel, device
-        self.optimizer = Optimizer(self.part, settings, lr, ROLES.index(self.name))
+        self.batches, self.device = batches, device
+        self.optimizer = Optimizer(self.part, settings, lr, settings.roles.index(name))
         self.loss = LOSSES[settings.loss]
         self.micro_batches = split_batch(batches.batch_size, settings.num_micro_batches)
-        self._numbers: Counter[str] = Counter()
-        self._first = self._done = 0
+        self._is_ahead = settings.schedule == "async" and behind is not None
+        self.messages = Messages(settings, channel, device,
+                                 keeps=len(self.micro_batches) > 1 or self._is_ahead)
+        self.answering = (None if before is None else
+                          Answering(settings, part.head, before, batches, self.messages))
+        self.asking = (None if behind is None else
+                       Asking(settings, part.tail, behind, batches, self.messages))
+        self.passes = Passes(settings, part, self.answering, self.asking, batches, self.messages,
+                             self.micro_batches, is_ahead=self._is_ahead)
+        self._ahead: Batch | None = None
+        self._done = 0
         self._buffers_before: dict[str, Tensor] = {}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no batch is on its way."""
+        return self._ahead is None
 
     def steps(self, start: int = 0) -> Iterator[Record]:
         """Train from iteration `start`, one record per iteration."""
@@ -60,14 +89,60 @@ class Role:
     def _turns(self, start: int) -> Iterator[Turn]:
         settings = self.settings
         lengths = {"net1_steps": settings.net1_steps, "net2_steps": settings.net2_steps}
-        return SCHEDULES[settings.schedule](settings.iterations, start=start,
+        return SCHEDULES[settings.schedule](settings.iterations, roles=settings.roles, start=start,
                                             **lengths if settings.schedule == "alternating" else {})
 
+    # -- an iteration --------------------------------------------------------------------------
+
     def _iteration(self, turn: Turn) -> Record:
-        raise NotImplementedError
+        step = turn.step
+        batch = self._ahead or self.passes.forward(step)
+        ahead = self.passes.forward(step + 1) if self._runs_ahead(step) else None
+        self.optimizer.zero_grad()
+        if self.asking:
+            self.asking.begin(step)
+        moves = self.name in turn.updates and (self.asking is None or self.loss.updates)
+        done, total = [], 0.0
+        for each in batch.forwards:
+            each, loss = self.passes.backward(each, batch, step, moves)
+            done.append(each)
+            total += loss
+        # All messages are there and sent: from now on the iteration cannot be left half done.
+        self._ahead = ahead
+        self.passes.form_gradients(batch)
+        record = {"loss": total, **self._finish(step, done, batch.labels)}
+        if moves:
+            self.optimizer.step(step)
+        return record
+
+    def _finish(self, step: int, done: list[Forward], labels: Tensor | None) -> Record:
+        """What the iteration has to tell, and the history that it leaves behind."""
+        record: Record = {}
+        if labels is not None:
+            record["accuracy"] = share_correct(torch.cat([each.out for each in done]), labels)
+        if self.answering:
+            y = torch.cat([each.y for each in done if each.y is not None])
+            record |= self.answering.finish(step, torch.cat([each.z for each in done]), y)
+        if self.asking:
+            record |= self.asking.finish(step)
+        if self.settings.is_logged(step):
+            record["dual/grad_norm"] = gradient_norm(self.part)
+        return record
+
+    def _runs_ahead(self, step: int) -> bool:
+        """Whether the next batch leaves before this one is answered: not across a checkpoint, so
+        that a resumed run is the same, and not across a test."""
+        settings = self.settings
+        return (self._is_ahead and not settings.is_saved(step) and not settings.is_evaluated(step))
+
+    # -- tests, checkpoints, facts -------------------------------------------------------------
 
     def evaluate(self) -> Record:
-        """Score the test images together with the other role, which must do the same now."""
+        """Score the test images together with the other roles, which must do the same now.
+
+        They go through the chain twice: through conv3' of each boundary, and through conv3 of each
+        ("merged").  The last role tells both accuracies.
+        """
         self.channel.report(phase="test")
         self.part.eval()
         with torch.no_grad():
@@ -76,7 +151,23 @@ class Role:
         return score
 
     def _test(self) -> Record:
-        raise NotImplementedError
+        total, correct, merged = 0.0, 0.0, 0.0
+        for index in range(self.batches.num_test_batches):
+            labels = self.messages.tensor(self.batches.test_labels(index))
+            if self.answering:
+                z, x = self.answering.recv_test(len(labels))
+                out, out_merged = self.part(z), self.part.body(x)
+            else:
+                out = out_merged = self.part(self.messages.tensor(self.batches.test_images(index)))
+            if self.asking:
+                self.asking.send_test(out, self.part.tail(out_merged))
+                continue
+            total += functional.cross_entropy(out, labels, reduction="sum").item()
+            correct += share_correct(out, labels) * len(labels)
+            merged += share_correct(out_merged, labels) * len(labels)
+        count = self.batches.num_test_samples
+        return {} if self.asking else {"loss": total / count, "accuracy": correct / count,
+                                       "dual/accuracy_merged": merged / count}
 
     def state_dict(self) -> dict[str, Any]:
         """Weights under the names of the whole net's layers, grouped in head, body and tail.
@@ -86,66 +177,24 @@ class Role:
         part = self.part.state_dict()
         part.update((name, buffer) for name, buffer in self._buffers_before.items()
                     if name in part)
-        return {"part": part, "optimizer": self.optimizer.state_dict(), "done": self._done}
+        return {"part": part, "optimizer": self.optimizer.state_dict(), "done": self._done,
+                "asking": self.asking and self.asking.state_dict(),
+                "answering": self.answering and self.answering.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave, before the first message."""
         self.part.load_state_dict(state["part"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._done = state["done"]
-        self._first = self._done * len(self.micro_batches)
+        self.messages.first = self._done * len(self.micro_batches)
+        if self.asking:
+            self.asking.load_state_dict(state["asking"])
+        if self.answering:
+            self.answering.load_state_dict(state["answering"])
 
     def facts(self) -> Record:
-        """Nothing, unless a role has something to say."""
-        return {}
-
-    def tensor(self, array: np.ndarray | Tensor) -> Tensor:
-        """An array on this role's device; floating numbers in the precision of the weights."""
-        tensor = torch.as_tensor(array)
-        dtype = getattr(torch, self.settings.precision) if tensor.is_floating_point() else None
-        return tensor.to(self.device, dtype)
-
-    def send(self, name: str, tensor: Tensor) -> None:
-        """Send an activation in the number format of the messages."""
-        self.channel.send(name, self.number(name), pack(tensor.detach(), self._format))
-
-    def recv(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Receive an activation in the precision of the weights, on this role's device."""
-        message = self.channel.recv(name, self.number(name), message_shape(shape, self._format),
-                                    message_dtype(self._format))
-        if len(self.micro_batches) > 1:     # the next of them comes into the same memory
-            message = message.clone()
-        return self.tensor(unpack(message.to(self.device), shape, self._format))
-
-    def expect(self, step: int, rows: slice) -> None:
-        """Before a forward pass: which samples of which batch come."""
-        set_iteration(self.part, self.settings.seed, step,
-                      rows if len(self.micro_batches) > 1 else None)
-
-    def number(self, name: str) -> int:
-        """The number of the next message of a channel, counted from the first iteration here.
-
-        Both ends call this in the same order, so a message that one of them skipped or repeated
-        cannot pass for another.  Activations of training bear the number of their micro-batch,
-        which without a pipeline is that of the iteration.
-        """
-        self._numbers[name] += 1
-        return self._first + self._numbers[name] - 1
-
-    @property
-    def _format(self) -> str:
-        return self.settings.message_dtype
-
-    def is_diagnosed(self, step: int) -> bool:
-        """Whether y itself crosses in iteration `step`: on logged steps, or for the dual."""
-        return self.settings.is_logged(step) or self.settings.dual == "sample"
-
-    def is_rho_due(self, step: int) -> bool:
-        """Whether rho crosses in iteration `step`: at the start, and at each epoch if it grows."""
-        if self.loss.answer != "y_star":
-            return False
-        return step == 0 or (self.settings.rho_growth != 1
-                             and step % self.batches.steps_per_epoch == 0)
+        """What a role that answers knows of its boundary."""
+        return self.answering.facts() if self.answering else {}
 
 
 def split_batch(batch_size: int, parts: int) -> list[slice]:
@@ -156,11 +205,3 @@ def split_batch(batch_size: int, parts: int) -> list[slice]:
     """
     ends = [number * batch_size // parts for number in range(parts + 1)]
     return [slice(start, end) for start, end in pairwise(ends)]
-
-
-def dead_units(key: str, layers: nn.Sequential, activation: Tensor) -> Record:
-    """Share of dead units of what `layers` gave, as figure `key`; nothing unless they end in a
-    ReLU, since a 0 means nothing elsewhere."""
-    if len(layers) == 0 or not isinstance(layers[-1], nn.ReLU):
-        return {}
-    return {key: losses.dead_share(activation)}

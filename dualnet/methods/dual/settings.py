@@ -4,21 +4,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from dualnet.config import RECIPES, TrainConfig, flag
+from dualnet.config import AUTO, RECIPES, TrainConfig, flag
 from dualnet.errors import UserError
+from dualnet.methods.dual.wire import MOST_PARTS, roles_of
 
 
 @dataclass(frozen=True)
 class Loss:
     """What `--loss NAME` stands for.
 
-    answer    what net2 sends: "y" (its activation), "y_star" (the ADMM step), "zero", or
-              "earlier" (y of the batch before)
+    answer    what a role sends to the one before it: "y" (its activation), "y_star" (the ADMM
+              step), "zero", or "earlier" (y of the batch before)
     function  the boundary loss, by its name in losses.py
-    tie       whether the two copies of the shared layer start with the same weights
-    weight    factor on net1's loss in the backward pass
-    lr_net1   default rate of net1 by denominator; empty: the rate of net2
-    updates   whether net1 is trained at all
+    tie       whether the two copies of a shared layer start with the same weights
+    weight    factor on the boundary losses in the backward pass
+    lr_net1   default rate of all parts but the last by denominator; empty: the rate of the last
+    updates   whether any part but the last is trained at all
     """
 
     answer: str
@@ -49,41 +50,44 @@ LOSSES = {
 COMMON = ("mean", "scale", "equalise", "bgr", "mirror", "crop", "iterations", "batch_size", "seed",
           "log_every", "eval_every", "cut", "before_activation", "loss", "denominator", "schedule",
           "net1_steps", "net2_steps", "message_dtype")
-AUTO_CUT = "auto"
 SCHEDULE_NAMES = ("lockstep", "pipelined", "async", "alternating")
 
 
 @dataclass(frozen=True)
 class DualConfig(TrainConfig):
-    """What `train dual`, `net1` and `net2` can be told."""
+    """What `train dual`, `net1`, `net2` and the roles of longer chains can be told."""
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "thesis": {**RECIPES["thesis"], "loss": "euclidean", "lr": 4e-3, "lr_net1": 5e-11,
                    "schedule": "alternating", "iterations": 8000}}
 
-    cut: str = flag("pool2", "layer behind which the net is cut; auto: where the work is split"
-                    " best, as --list-cuts of `train dual` shows", group="dual net")
+    cut: str = flag("pool2", "layer behind which the net is cut, or several for a chain, as in"
+                    " pool1,pool2; auto: where the work is split best, as --list-cuts of `train"
+                    " dual` shows", group="dual net")
+    parts: int | None = flag(None, "parts that --cut auto makes (auto: 2); without --cut, it is"
+                             " auto", minimum=2, local=True, group="dual net")
     before_activation: bool = flag(False, "compare the shared layer before its activation",
                                    group="dual net")
-    loss: str = flag("admm", "loss of net1, or a control", choices=tuple(LOSSES),
+    loss: str = flag("admm", "loss at each cut, or a control", choices=tuple(LOSSES),
                      group="dual net")
     denominator: str = flag("constant", "denominator of the normalised losses: a constant in the"
                             " gradient, differentiated exactly, or the target's norm",
                             choices=("constant", "exact", "target"), group="dual net")
     schedule: str = flag("lockstep", "who works when: one after the other; the same in"
-                         " micro-batches, at the same time; net1 one batch ahead, with weights"
-                         " that lack an update; updates in turns",
+                         " micro-batches, at the same time; all but the last one batch ahead,"
+                         " with weights that lack an update; updates in turns",
                          choices=SCHEDULE_NAMES, group="dual net")
     micro_batches: int = flag(4, "parts of a batch, with --schedule pipelined; batch"
                               " normalisation has the statistics of each part", minimum=1,
                               group="dual net")
-    net1_steps: int = flag(50, "iterations of a turn of net1, with --schedule alternating",
-                           minimum=1, group="dual net")
-    net2_steps: int = flag(150, "iterations of a turn of net2, with --schedule alternating",
-                           minimum=1, group="dual net")
-    lr_net1: float | None = flag(None, "learning rate of net1; auto: that of net2 for admm, 1e-5"
-                                 " for euclidean, 1e-4 for the normalised losses (1e-3 with"
-                                 " --denominator exact)", minimum=0, group="dual net")
+    net1_steps: int = flag(50, "iterations of a turn of net1, or of each part of a chain but the"
+                           " last, with --schedule alternating", minimum=1, group="dual net")
+    net2_steps: int = flag(150, "iterations of a turn of the last part, with --schedule"
+                           " alternating", minimum=1, group="dual net")
+    lr_net1: float | None = flag(None, "learning rate of net1, or of all parts but the last; auto:"
+                                 " that of the last for admm, 1e-5 for euclidean, 1e-4 for the"
+                                 " normalised losses (1e-3 with --denominator exact)", minimum=0,
+                                 group="dual net")
     tie: bool | None = flag(None, "start both copies of the shared layer with the same weights;"
                             " auto: yes for admm only", group="dual net")
     rho: float | None = flag(None, "penalty of admm, loss per squared activation; auto measures"
@@ -124,6 +128,7 @@ class DualConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_cut()
         if self.loss == "normalized_both" and self.denominator == "target":
             raise UserError("normalized_both divides by both norms: --denominator must be constant"
                             " or exact, found target")
@@ -141,6 +146,40 @@ class DualConfig(TrainConfig):
         if self.num_micro_batches > self.batch_size:
             raise UserError(f"--micro-batches must be at most --batch-size {self.batch_size}, found"
                             f" {self.micro_batches}")
+
+    @property
+    def cuts(self) -> list[str]:
+        """The layers behind which the net is cut."""
+        return self.cut.split(",")
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of the parts, in the order of the layers."""
+        return roles_of(self.cut)
+
+    def _check_cut(self) -> None:
+        cuts = [word.strip() for word in self.cut.split(",")]
+        object.__setattr__(self, "cut", ",".join(cuts))
+        if not all(cuts) or (AUTO in cuts and len(cuts) > 1):
+            raise UserError("--cut takes names of layers with commas between, as in pool1,pool2, or"
+                            f" auto; found '{self.cut}'")
+        most = max(len(self.roles), self.parts or 0)
+        if most > MOST_PARTS:
+            raise UserError(f"a net is cut into at most {MOST_PARTS} parts, found {most}; take away"
+                            " cuts")
+        if self.cut != AUTO and self.parts not in (None, len(self.roles)):
+            raise UserError(f"--parts {self.parts} is for --cut auto, but --cut {self.cut} makes"
+                            f" {len(self.roles)} parts; leave one out")
+
+    def is_diagnosed(self, step: int) -> bool:
+        """Whether y itself crosses in iteration `step`: on logged steps, or for the dual."""
+        return self.is_logged(step) or self.dual == "sample"
+
+    def is_rho_due(self, step: int, steps_per_epoch: int) -> bool:
+        """Whether rho crosses in iteration `step`: at the start, and at each epoch if it grows."""
+        if LOSSES[self.loss].answer != "y_star":
+            return False
+        return step == 0 or (self.rho_growth != 1 and step % steps_per_epoch == 0)
 
     @property
     def num_micro_batches(self) -> int:
