@@ -1,4 +1,4 @@
-"""How a role talks to its peer, over files or in memory: send, receive, report.
+"""How a role talks to its peer, over files or in memory: send, flush, receive, report.
 
 A tensor that arrives lies in memory that the next `recv` on the same channel may overwrite.
 """
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dualnet.staging import Copy, Staging
 from shared_fs import Exchange, PeerLost, WaitTimeout
 
 
@@ -34,11 +35,19 @@ class Channel(Protocol):
         ...
 
     def send(self, name: str, sequence: int, tensor: Tensor) -> None:
-        """Hand over `tensor` as it is: no gradient, dtype and shape kept, any device."""
+        """Hand over `tensor` as it is: no gradient, dtype and shape kept, any device.
+
+        What lies on a GPU may leave with the next call only, so that the GPU can be given more to
+        do before its result is waited for; until then it must not be changed.
+        """
+        ...
+
+    def flush(self) -> None:
+        """Everything that was sent leaves now."""
         ...
 
     def recv(self, name: str, sequence: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Message `sequence` of `name`, a CPU tensor of exactly this shape and dtype."""
+        """Message `sequence` of `name`, of exactly this shape and dtype, on the role's device."""
         ...
 
     def report(self, **info: Any) -> None:
@@ -47,10 +56,15 @@ class Channel(Protocol):
 
 
 class FileChannel:
-    """A channel through a folder; raises the errors of shared_fs."""
+    """A channel through a folder; raises the errors of shared_fs.
 
-    def __init__(self, exchange: Exchange) -> None:
+    device  where what arrives shall be
+    """
+
+    def __init__(self, exchange: Exchange, device: torch.device) -> None:
         self._exchange = exchange
+        self._staging = Staging(device) if device.type == "cuda" else None
+        self._pending: tuple[str, int, Copy] | None = None
         self._buffers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     @property
@@ -66,9 +80,27 @@ class FileChannel:
         return self._exchange.generation
 
     def send(self, name: str, sequence: int, tensor: Tensor) -> None:
-        self._exchange.send(name, sequence, tensor.detach().cpu().contiguous().numpy())
+        tensor = tensor.detach()
+        if self._staging is not None and tensor.is_cuda:
+            copy = self._staging.to_host(name, tensor)
+            self.flush()
+            self._pending = name, sequence, copy
+            return
+        self.flush()
+        self._exchange.send(name, sequence, tensor.contiguous().numpy())
+
+    def flush(self) -> None:
+        if self._pending is not None:
+            (name, sequence, copy), self._pending = self._pending, None
+            copy.done.synchronize()
+            self._exchange.send(name, sequence, copy.host.numpy())
 
     def recv(self, name: str, sequence: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        self.flush()
+        if self._staging is not None:
+            copy = self._staging.buffer(name, shape, dtype)
+            self._exchange.recv(name, sequence, copy.host.numpy())
+            return self._staging.to_device(copy)
         buffer = self._buffers.get((name, shape))
         if buffer is None:
             buffer = self._buffers[name, shape] = torch.empty(shape, dtype=dtype)
@@ -76,6 +108,7 @@ class FileChannel:
         return buffer
 
     def report(self, **info: Any) -> None:
+        self.flush()
         self._exchange.report(**info)
 
 
@@ -107,6 +140,9 @@ class QueueChannel:
         array = tensor.detach().cpu().numpy().copy()
         self.bytes_sent += array.nbytes
         self._outbox[name].put((sequence, array))
+
+    def flush(self) -> None:
+        pass    # everything leaves at once
 
     def recv(self, name: str, sequence: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         started = time.monotonic()

@@ -109,7 +109,7 @@ class RoleSession:
 
     def _generation(self, metrics: MetricsFile) -> Iterator[Record]:
         exchange, start = self._exchange, self._exchange.start
-        channel = FileChannel(exchange)
+        channel = FileChannel(exchange, self._device)
         method = build_role(self._name, self._settings, self._parts(), self._wires, self._batches,
                             channel, self._device)
         spent = begin(method, self._checkpoints, start)

@@ -140,6 +140,9 @@ class Fed:
     def send(self, name: str, sequence: int, tensor: Tensor) -> None:
         pass
 
+    def flush(self) -> None:
+        pass
+
     def recv(self, name: str, sequence: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if shape not in self._tensors:
             self._tensors[shape] = torch.rand(shape, dtype=dtype)

@@ -107,9 +107,10 @@ class Role:
             each, loss = self.passes.backward(each, batch, step, moves)
             done.append(each)
             total += loss
+        self.passes.form_gradients(batch)
+        self.channel.flush()    # only now: a GPU has the gradients to form while its answer leaves
         # All messages are there and sent: from now on the iteration cannot be left half done.
         self._ahead = ahead
-        self.passes.form_gradients(batch)
         record = {"loss": total, **self._finish(step, done, batch.labels)}
         if moves:
             self.optimizer.step(step)
