@@ -136,14 +136,20 @@ def _groups(net: nn.Module, settings: TrainConfig, norm_decay: float = 1.0) -> G
     groups: dict[tuple[bool, float, float], dict[str, Any]] = {}
     for name, parameter in named:
         is_bias, path = name.endswith("bias"), name.rpartition(".")[0]
-        layer = path.rpartition(".")[2]
-        multiple = rates.get(layer, 1.0) * (settings.bias_lr if is_bias else 1.0)
-        decay = decays.get(layer, settings.weight_decay) * (settings.bias_decay if is_bias else 1)
+        multiple = _of_layer(rates, path, 1.0) * (settings.bias_lr if is_bias else 1.0)
+        decay = (_of_layer(decays, path, settings.weight_decay)
+                 * (settings.bias_decay if is_bias else 1.0))
         decay *= norm_decay if path in norms else 1
         group = groups.setdefault((is_bias, multiple, decay), {
             "params": [], "multiple": multiple, "weight_decay": decay})
         group["params"].append(parameter)
     return list(groups.values())
+
+
+def _of_layer(numbers: Mapping[str, float], path: str, default: float) -> float:
+    """The number of the layer that holds what stands at `path`: block1_0 of "body.block1_0.conv1",
+    whose first word is the part of a cut net."""
+    return next((numbers[word] for word in path.split(".") if word in numbers), default)
 
 
 def _groups_of_file(net: nn.Module, settings: TrainConfig) -> Groups:

@@ -210,6 +210,14 @@ def test_normalisation_has_a_decay_of_its_own():
             assert decays[id(p)] == (0 if isinstance(module, nn.BatchNorm2d) else 0.1), name
 
 
+def test_a_block_can_have_a_rate_and_a_decay_of_its_own():
+    method = method_of(weight_decay=0.1, layer_decay="block2_0=0.5", layer_lr="block2_0=3")
+    found = {id(p): (group["multiple"], group["weight_decay"])
+             for group in method.optimizer._sgd.param_groups for p in group["params"]}
+    for name, p in method.net.named_parameters():
+        assert found[id(p)] == ((3, 0.5) if name.startswith("block2_0.") else (1, 0.1)), name
+
+
 def test_nesterov_takes_the_gradient_at_the_point_ahead():
     """v = m v + g, w = w - lr (g + m v), by hand for one weight."""
     method = method_of(optimizer="nesterov", lr_schedule="constant", weight_decay=0.0)
