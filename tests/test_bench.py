@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from dualnet import nets
-from dualnet.bench import caffe_memory, capacity, pipeline, report, results
+from dualnet.bench import caffe_memory, capacity, pipeline, report, resnet, results
 from dualnet.bench.exchange import WARM_UP, WAYS, count_of
 from dualnet.bench.figure import draw
 from dualnet.cli import main
 from dualnet.cli.bench import sizes_of
 from dualnet.errors import DataError, UserError
 from dualnet.methods.dual.settings import DualConfig
+from dualnet.methods.resnet.settings import ResnetConfig
 
 MB = 2**20
 
@@ -187,7 +188,7 @@ def test_capacity_is_told_for_every_cut(tmp_path, capsys):
 def test_a_report_of_nothing_says_not_measured(tmp_path, capsys):
     assert main(["bench", "report", "--results", str(tmp_path / "new")]) == 0
     text = (tmp_path / "new" / "bench.md").read_text()
-    assert text.count("not measured; `dualnet bench") == 3 and "| yes |" not in text
+    assert text.count("not measured; `dualnet bench") == 4 and "| yes |" not in text
 
 
 def test_targets_are_held_against_what_was_measured(tmp_path, speeds):
@@ -237,3 +238,55 @@ def test_the_newest_line_counts_and_a_damaged_one_is_named(tmp_path):
 def test_a_net_that_cannot_be_cut_is_refused():
     with pytest.raises(UserError, match="unknown cut 'pool'"):
         capacity.cuts_of(DualConfig(net="caffenet-small"), ["pool"])
+
+
+# -- resnet ----------------------------------------------------------------------------------------
+
+def test_each_way_of_training_a_residual_net_is_compared_with_its_own_base(tmp_path):
+    measured = {}
+    for base, other, one, two in ((10.0, 16.0, 10.0, 18.0), (20.0, 30.0, 5.0, 9.5)):
+        resnet.gather(measured, [
+            {"way": "baseline", "base": "baseline", "images_per_s": base, "blocks": 1.0},
+            {"way": "stochastic depth, uniform 0.5", "base": "baseline", "images_per_s": other,
+             "blocks": 0.5}])
+        resnet.gather(measured, [
+            {"way": "1 process", "base": "1 process", "images_per_s": one},
+            {"way": "2 processes", "base": "1 process", "images_per_s": two}])
+    assert measured["stochastic depth, uniform 0.5"] == {
+        "way": "stochastic depth, uniform 0.5", "base": "baseline", "images_per_s": [16.0, 30.0],
+        "blocks": [0.5, 0.5]}
+    line = results.Stopwatch().line("resnet", "dualnet bench resnet", 2, {
+        "net": "resnet20", "batch_size": 128}, list(measured.values()), torch.device("cpu"))
+    assert results.over_base(line, "stochastic depth, uniform 0.5") == [1.6, 1.5]
+    assert results.over_base(line, "2 processes") == [1.8, 1.9]
+    assert results.over_base(line, "baseline") == [1.0, 1.0]
+    assert results.over_base(line, "3 processes") is None
+    results.ledger(tmp_path, "resnet").append(line)
+    text = report.render(tmp_path)
+    assert "stochastic depth, uniform 0.5 | 1.6 | 1.55 (1.5 to 1.6) x | 2 |" in text
+    assert "| 2 processes | 13.8 (9.5 to 18.0) | 1 process | 1.85 (1.80 to 1.90) | - |" in text
+    assert "stochastic depth, linear to 0.5 | 1.25 | not measured | 0 |" in text
+
+
+@pytest.mark.slow
+def test_the_switches_of_train_resnet_are_measured_beside_the_plain_training(tmp_path, capsys):
+    words = ["--batch-size", "2", "--iterations", "2", "--rounds", "1", "--processes", "1",
+             "--results", str(tmp_path)]
+    assert main(["bench", "resnet", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    shown = lines[1:1 + len(resnet.STEPS)]
+    assert [line[:32].strip() for line in shown] == list(resnet.STEPS)
+    shares = [int(line.split("%")[0].split()[-1]) for line in shown]
+    assert shares[0] == 100 and shares[1] < 100     # of the blocks that are computed
+    assert (tmp_path / "bench-resnet.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_are_measured_beside_one():
+    settings = ResnetConfig(batch_size=2, device="cpu")
+    found = next(resnet.parallel_rows(settings, processes=2, iterations=2, rounds=1))
+    assert [row["way"] for row in found] == ["1 process", "2 processes"]
+    assert all(row["images_per_s"] > 0 for row in found)
+    with pytest.raises(UserError, match="unknown network 'resnet21'; did you mean resnet2"):
+        next(resnet.parallel_rows(settings.replace(net="resnet21"), 2, 2, 1))

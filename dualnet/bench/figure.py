@@ -16,6 +16,7 @@ from dualnet.bench.results import (
     batch_ratios,
     bounds,
     folders,
+    over_base,
     row,
     shares,
     sizes,
@@ -36,7 +37,8 @@ WORDS = {"compute": "compute", "waiting": "waiting", "rest": "exchange and the r
 
 def draw(line: Line, path: Path) -> None:
     """Draw a line of any of the ledgers into `path`, a PNG."""
-    figure = {"exchange": _exchange, "pipeline": _pipeline, "capacity": _capacity}[line["bench"]](
+    figure = {"exchange": _exchange, "pipeline": _pipeline, "capacity": _capacity,
+              "resnet": _resnet}[line["bench"]](
         line)
     figure.suptitle(f"bench {line['bench']}: {line['device_name']}, {line['cores']} cores, "
                     f"{line['date'][:10]}, n = {line['rounds']}", fontsize="medium")
@@ -126,6 +128,17 @@ def _capacity(line: Line) -> Figure:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
     axis.legend(fontsize="small")
+    return figure
+
+
+def _resnet(line: Line) -> Figure:
+    """How many times as fast as its base each way is."""
+    others = [each for each in line["measured"] if each["way"] != each["base"]]
+    figure, axis = pyplot.subplots(figsize=(8, 1.4 + 0.42 * len(others)), layout="constrained")
+    _bars(axis, [each["way"] for each in others],
+          [[spread(over_base(line, each["way"]) or []) for each in others]])
+    axis.axvline(1.0, color="black", linewidth=0.8)
+    axis.set(title=f"{line['settings']['net']}: images per second over the plain training")
     return figure
 
 

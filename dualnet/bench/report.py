@@ -1,7 +1,9 @@
 """results/bench.md: what the benchmarks should reach and what they measured, from their ledgers."""
 
+import operator
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +14,7 @@ from dualnet.ledger import Line
 NOT_MEASURED = "not measured"
 MEGABYTE = 2**20
 BETWEEN = 64 * 2**10    # bytes from which on gloo is compared
-EXCHANGE, PIPELINE, CAPACITY = results.BENCHES
+EXCHANGE, PIPELINE, CAPACITY, RESNET = results.BENCHES
 INTRODUCTION = """\
 # Benchmarks
 
@@ -53,7 +55,8 @@ def render(folder: Path) -> str:
     """The report as Markdown.  Raises DataError if a ledger is damaged."""
     lines = {bench: results.newest(folder, bench) for bench in results.BENCHES}
     blocks = [INTRODUCTION, "## Targets\n", _targets(lines)]
-    for bench, section in ((EXCHANGE, _exchange), (PIPELINE, _pipeline), (CAPACITY, _capacity)):
+    for bench, section in ((EXCHANGE, _exchange), (PIPELINE, _pipeline), (CAPACITY, _capacity),
+                           (RESNET, _resnet)):
         line = lines[bench]
         blocks.append(f"\n## bench {bench}\n")
         if line is None:
@@ -108,6 +111,19 @@ def _listed(exchange: Line | None) -> Iterator[Target]:
     for what, cut in (("at pool2", "pool2"), ("at the best cut", "")):
         yield Target(CAPACITY, f"`caffenet`, largest batch dual over single, {what}",
                      "the thesis: 1.57 at pool2", _capacity_at(cut), None)
+
+
+    for way, least in (("stochastic depth, uniform 0.5", 1.6),
+                       ("stochastic depth, linear to 0.5", 1.25), ("2 processes", 1.7)):
+        yield Target(RESNET, f"`train resnet`, {way}", f"{least:g}", _over_base(way),
+                     partial(operator.le, least))
+
+
+def _over_base(way: str) -> Callable[[Line], Spread | None]:
+    def found(line: Line) -> Spread | None:
+        ratios = results.over_base(line, way)
+        return spread(ratios) if ratios else None
+    return found
 
 
 def _against(way: str, other: str, size: int) -> Callable[[Line], Spread | None]:
@@ -197,6 +213,20 @@ def _capacity(line: Line) -> str:
     head = (f"`{settings['net']}`, images of {settings['shape']}, largest batches in "
             f"{settings['memory_limit'] / 2**30:g} GiB.\n")
     return "\n".join([head, _table(cells), "", *_caffe(line)])
+
+
+def _resnet(line: Line) -> str:
+    settings = line["settings"]
+    cells = [("way", "images/s", "over", "times as fast", "blocks computed")]
+    for each in line["measured"]:
+        ratios = results.over_base(line, each["way"])
+        assert ratios
+        blocks = each.get("blocks")
+        cells.append((each["way"], spread(each["images_per_s"]).said(".1f"), each["base"],
+                      spread(ratios).said(),
+                      f"{100 * statistics.fmean(blocks):.0f} %" if blocks else "-"))
+    return "\n".join([f"`{settings['net']}`, {settings['batch_size']} images per process and step, "
+                      "one thread each.\n", _table(cells), ""])
 
 
 def _ours(line: Line) -> list[Row]:

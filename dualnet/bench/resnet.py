@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dualnet import machine
+from dualnet.bench.results import Row
 from dualnet.data import arrays
 from dualnet.data.dataset import Dataset
 from dualnet.errors import UserError
@@ -31,7 +32,6 @@ WARM = 3                # steps of each way before the first round
 LINES = 3               # of metrics per training under torchrun; the first is not counted
 TIMEOUT_S = 3600.0
 BASELINE, ONE = "baseline", "1 process"
-Row = dict[str, Any]
 
 STEPS: dict[str, dict[str, Any]] = {
     BASELINE: {},
@@ -45,8 +45,9 @@ def step_rows(settings: ResnetConfig, iterations: int, rounds: int,
               ways: Mapping[str, Mapping[str, Any]] = STEPS) -> Iterator[list[Row]]:
     """Train in each of the ways, `iterations` steps in every round; yields the rows of a round.
 
-    A row has `way`, `images_per_s` and `blocks`, the mean share of the blocks that were computed.
-    The skipped blocks are those of the steps of one long training, so rounds differ in them.
+    A row has `way`, `base`, the way it is compared with, `images_per_s` and `blocks`, the mean
+    share of the blocks that were computed.  The skipped blocks are
+    those of the steps of one long training, so rounds differ in them.
     """
     steps = {way: _steps(settings.replace(**changes).resolved(), iterations * rounds + WARM)
              for way, changes in ways.items()}
@@ -60,7 +61,8 @@ def step_rows(settings: ResnetConfig, iterations: int, rounds: int,
                 started = time.monotonic()
                 blocks[way] += next(way_steps) / iterations
                 seconds[way] += time.monotonic() - started
-        yield [{"way": way, "images_per_s": iterations * settings.batch_size / seconds[way],
+        images = iterations * settings.batch_size
+        yield [{"way": way, "base": BASELINE, "images_per_s": images / seconds[way],
                 "blocks": blocks[way]} for way in steps]
 
 
@@ -82,8 +84,8 @@ def parallel_rows(settings: ResnetConfig, processes: int, iterations: int, round
                   ) -> Iterator[list[Row]]:
     """Train in one process and in several, each with its own `settings.batch_size` images.
 
-    Yields the rows of a round: `way`, `images_per_s` of all processes together.  Raises UserError
-    with the last words of a training that fails.
+    Yields the rows of a round: `way`, `base`, `images_per_s` of all processes together.  Raises
+    UserError with the last words of a training that fails.
     """
     with tempfile.TemporaryDirectory(prefix="dualnet-bench-") as scratch:
         folder = Path(scratch)
@@ -111,23 +113,18 @@ def _train(settings: ResnetConfig, processes: int, iterations: int, folder: Path
         lines = [line for line in run.metrics(RESNET) if line["split"] == "train"]
         images = (lines[-1]["step"] - lines[0]["step"]) * batch
         way = ONE if processes == 1 else f"{processes} processes"
-        return {"way": way, "images_per_s": images / (lines[-1]["time_s"] - lines[0]["time_s"])}
-
-
-def speed_ups(measured: Mapping[str, Row], way: str) -> list[float]:
-    """Images per second of `way` over those of what it is compared with, round by round."""
-    base = measured[BASELINE if BASELINE in measured and "blocks" in measured[way] else ONE]
-    return [a / b for a, b in zip(measured[way]["images_per_s"], base["images_per_s"],
-                                  strict=True)]
+        return {"way": way, "base": ONE,
+                "images_per_s": images / (lines[-1]["time_s"] - lines[0]["time_s"])}
 
 
 def gather(measured: dict[str, Row], rows: list[Row]) -> None:
     """Add the rows of one round to those of their ways: a list for every figure."""
     for row in rows:
-        known = measured.setdefault(row["way"], {"way": row["way"]})
-        for name, value in row.items():
-            if name != "way":
-                known.setdefault(name, []).append(value)
+        known = measured.setdefault(row["way"], {"way": row["way"], "base": row["base"]})
+        for name in row.keys() - known.keys():
+            known[name] = []
+        for name in row.keys() - {"way", "base"}:
+            known[name].append(row[name])
 
 
 def _images(count: int) -> tuple[np.ndarray, np.ndarray]:

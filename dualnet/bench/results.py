@@ -1,6 +1,6 @@
 """What the benchmarks measured: a ledger each, one line per run of the command.
 
-    results/bench-exchange.jsonl   bench-pipeline.jsonl   bench-capacity.jsonl
+    results/bench-exchange.jsonl   and those of pipeline, capacity and resnet
             bench-exchange.png     ...                    drawn from the newest line
             bench.md               the report, rendered from all ledgers
 
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from dualnet import machine
 from dualnet.ledger import Ledger, Line, revision
 
-BENCHES = ("exchange", "pipeline", "capacity")
+BENCHES = ("exchange", "pipeline", "capacity", "resnet")
 KEYS = ("bench", "device", "device_name", "cores", "versions", "commit", "dirty", "date", "command",
         "wall_s", "rounds", "settings", "measured")
 REPORT = "bench.md"
@@ -156,6 +156,15 @@ def shares(line: Line, way: str, role: str) -> Shares:
     waiting = found["wait_share"][role]
     return Shares(median(compute), median(waiting),
                   median(1 - a - b for a, b in zip(compute, waiting, strict=True)))
+
+
+# -- resnet ----------------------------------------------------------------------------------------
+
+def over_base(line: Line, way: str) -> list[float] | None:
+    """Images per second of a way over those of its base, round by round; None if it is not there.
+    """
+    found = row(line, way=way)
+    return _over(line, way, found["base"]) if found else None
 
 
 # -- capacity --------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("bench", help="measure speed and memory, as ratios in one run")
     subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT", required=True,
                                      parser_class=type(parser))
+    from dualnet.cli import bench_resnet  # which uses what is below
+
     for name, text, flags, command in (
             ("exchange", "one message between two processes, beside memcpy, gloo and np.save",
              _exchange_flags, exchange),
@@ -33,11 +35,13 @@ def add(commands: Any) -> None:
              pipeline),
             ("capacity", "the largest batch of the single net and of each half", _capacity_flags,
              capacity),
+            ("resnet", "the switches of train resnet, and several processes, beside the plain one",
+             bench_resnet.flags, bench_resnet.resnet),
             ("report", "render bench.md from the ledgers, measure nothing", None, report)):
         subject = subjects.add_parser(name, help=text)
         if flags is not None:
             flags(subject)
-            subject.add_argument("--rounds", type=_count, default=5, metavar="N",
+            subject.add_argument("--rounds", type=count, default=5, metavar="N",
                                  help="how often each has its turn (default: 5)")
         subject.add_argument("--results", type=Path, required=flags is None, metavar="DIR",
                              help="folder of ledgers, figures and bench.md"
@@ -51,7 +55,7 @@ def _exchange_flags(parser: argparse.ArgumentParser) -> None:
                         f"(default: {DEFAULT_FOLDER})")
     parser.add_argument("--sizes", default=SIZES, metavar="BYTES,...",
                         help=f"bytes of a message (default: {SIZES})")
-    parser.add_argument("--count", type=_count, default=100, metavar="N",
+    parser.add_argument("--count", type=count, default=100, metavar="N",
                         help="messages of each size and way per round, fewer above 16M "
                         "(default: 100)")
 
@@ -60,9 +64,9 @@ def _pipeline_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--net", default="caffenet", help="network (default: caffenet)")
     parser.add_argument("--cut", default="pool2", metavar="LAYER",
                         help="layer behind which it is cut (default: pool2)")
-    parser.add_argument("--batch-size", type=_count, default=64, metavar="N",
+    parser.add_argument("--batch-size", type=count, default=64, metavar="N",
                         help="images per iteration (default: 64)")
-    parser.add_argument("--iterations", type=_count, default=10, metavar="N",
+    parser.add_argument("--iterations", type=count, default=10, metavar="N",
                         help="iterations of each way per round, besides those that warm up "
                         "(default: 10)")
     parser.add_argument("--micro-batches", type=_counts, default="1,2,4,8,16", metavar="M,...",
@@ -83,14 +87,14 @@ def _capacity_flags(parser: argparse.ArgumentParser) -> None:
                         help="auto, cpu, cuda or cuda:N (default: auto)")
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, found '{text}'")
     return int(text)
 
 
 def _counts(text: str) -> list[int]:
-    return list(dict.fromkeys(_count(word.strip()) for word in text.split(",")))
+    return list(dict.fromkeys(count(word.strip()) for word in text.split(",")))
 
 
 def _size(text: str) -> int:
@@ -124,8 +128,8 @@ def exchange(arguments: argparse.Namespace) -> int:
                   f"{notice}", flush=True)
     settings = {"sizes": sizes, "folders": [str(folder) for folder in folders],
                 "count": arguments.count}
-    return _finish(arguments, lambda: stopwatch.line(
-        "exchange", _command(), arguments.rounds, settings, measured, _cpu()))
+    return finish(arguments, lambda: stopwatch.line(
+        "exchange", command_line(), arguments.rounds, settings, measured, _cpu()))
 
 
 def sizes_of(text: str) -> list[int]:
@@ -168,10 +172,10 @@ def pipeline(arguments: argparse.Namespace) -> int:
         bench.gather(measured, row)
     given = {"net": settings.net, "cut": settings.cut, "batch_size": settings.batch_size,
              "iterations": arguments.iterations, "micro_batches": arguments.micro_batches}
-    line = stopwatch.line("pipeline", _command(), arguments.rounds, given,
+    line = stopwatch.line("pipeline", command_line(), arguments.rounds, given,
                           list(measured.values()), _cpu())
     _print_pipeline(line)
-    return _finish(arguments, lambda: line)
+    return finish(arguments, lambda: line)
 
 
 def _print_pipeline(line: "Line") -> None:
@@ -217,8 +221,8 @@ def capacity(arguments: argparse.Namespace) -> int:
             _print_largest(each)
     given = {"net": arguments.net, "shape": list(bench.SHAPE), "memory_limit": limit,
              **bench.PUBLISHED}
-    return _finish(arguments, lambda: stopwatch.line(
-        "capacity", _command(), arguments.rounds if device.type == "cuda" else 1, given,
+    return finish(arguments, lambda: stopwatch.line(
+        "capacity", command_line(), arguments.rounds if device.type == "cuda" else 1, given,
         [*found, *rule], device))
 
 
@@ -252,7 +256,7 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _finish(arguments: argparse.Namespace, line: "Callable[[], Line]") -> int:
+def finish(arguments: argparse.Namespace, line: "Callable[[], Line]") -> int:
     """Write the ledger, the figure and the report, where that is asked for."""
     if arguments.results is None:
         return 0
@@ -268,7 +272,7 @@ def _finish(arguments: argparse.Namespace, line: "Callable[[], Line]") -> int:
     return report(arguments)
 
 
-def _command() -> str:
+def command_line() -> str:
     return shlex.join(["dualnet", *sys.argv[1:]])
 
 

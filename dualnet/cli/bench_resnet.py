@@ -2,65 +2,66 @@
 
 import argparse
 import sys
-from statistics import median
 from typing import Any
 
-from dualnet.cli.bench import add_rounds
+from dualnet.cli.bench import command_line, count, finish
 from dualnet.errors import UserError
 from dualnet.methods.resnet.settings import ResnetConfig
 
 
-def add(subjects: Any) -> None:
-    """Add the subject to the parser of `bench`."""
-    parser = subjects.add_parser(
-        "resnet", help="the switches of train resnet, and several processes, beside the plain one")
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the subject."""
     parser.add_argument("--net", default="resnet20", help="network (default: resnet20)")
-    parser.add_argument("--batch-size", type=int, default=128, metavar="N",
+    parser.add_argument("--batch-size", type=count, default=128, metavar="N",
                         help="images per iteration of each process (default: 128)")
-    parser.add_argument("--iterations", type=int, default=20, metavar="N",
+    parser.add_argument("--iterations", type=count, default=20, metavar="N",
                         help="steps of each way per round, besides those that warm up "
                         "(default: 20)")
-    parser.add_argument("--processes", type=int, default=2, metavar="N",
+    parser.add_argument("--processes", type=count, default=2, metavar="N",
                         help="processes beside one, on a thread each; 1 leaves them out "
                         "(default: 2)")
     parser.add_argument("--device", default="auto", metavar="DEVICE",
                         help="auto, cpu, cuda or cuda:N (default: auto)")
-    add_rounds(parser)
-    parser.set_defaults(command=resnet, parser=parser)
 
 
 def resnet(arguments: argparse.Namespace) -> int:
     """The command `bench resnet`."""
+    from dualnet import machine
     from dualnet.bench import resnet as bench
+    from dualnet.bench.results import Stopwatch
 
-    for name in ("batch_size", "iterations", "processes", "rounds"):
-        if getattr(arguments, name) < (2 if name == "iterations" else 1):
-            raise UserError(f"--{name.replace('_', '-')} is too small: {getattr(arguments, name)}")
+    if arguments.iterations < 2:
+        raise UserError("--iterations must be at least 2, found 1")
     settings = ResnetConfig(net=arguments.net, batch_size=arguments.batch_size, threads=1,
                             device=arguments.device)
+    device, stopwatch = machine.prepare(settings, "resnet", ("resnet",)), Stopwatch()
     measured: dict[str, dict[str, Any]] = {}
     parts = [bench.step_rows(settings, arguments.iterations, arguments.rounds)]
     if arguments.processes > 1:
         parts.append(bench.parallel_rows(settings, arguments.processes, arguments.iterations,
                                          arguments.rounds))
-    for rows_of_rounds in parts:
-        for number, rows in enumerate(rows_of_rounds, start=1):
+    for rounds in parts:
+        for number, rows in enumerate(rounds, start=1):
             bench.gather(measured, rows)
             print(f"round {number}/{arguments.rounds}  " + "  ".join(
                 f"{row['way']} {row['images_per_s']:.1f}" for row in rows), file=sys.stderr,
                 flush=True)
-    print(f"{settings.net}, {settings.batch_size} images per process, one thread each, n = "
-          f"{arguments.rounds} rounds; median (smallest to largest)")
-    for way, row in measured.items():
-        share = f"   {100 * _mean(row['blocks']):.0f} % of the blocks" if "blocks" in row else ""
-        print(f"{way:32} {_said(row['images_per_s'], '.1f'):26} images/s   "
-              f"{_said(bench.speed_ups(measured, way), '.2f')} x{share}")
-    return 0
+    given = {"net": settings.net, "batch_size": settings.batch_size,
+             "iterations": arguments.iterations, "processes": arguments.processes}
+    line = stopwatch.line("resnet", command_line(), arguments.rounds, given,
+                          list(measured.values()), device)
+    _print(line)
+    return finish(arguments, lambda: line)
 
 
-def _said(values: list[float], form: str) -> str:
-    return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+def _print(line: dict[str, Any]) -> None:
+    from dualnet.bench.results import over_base, spread
 
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    settings = line["settings"]
+    print(f"{settings['net']}, {settings['batch_size']} images per process, one thread each, n = "
+          f"{line['rounds']} rounds; median (smallest to largest)")
+    for row in line["measured"]:
+        blocks = row.get("blocks", [])
+        share = f"   {100 * sum(blocks) / len(blocks):.0f} % of the blocks" if blocks else ""
+        print(f"{row['way']:32} {spread(row['images_per_s']).said('.1f'):26} images/s   "
+              f"{spread(over_base(line, row['way']) or []).said()} x {row['base']}{share}")
