@@ -12,6 +12,7 @@ from dualnet.bench.figure import draw
 from dualnet.cli import main
 from dualnet.cli.bench import sizes_of
 from dualnet.errors import DataError, UserError
+from dualnet.memory import largest_batch
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.resnet.settings import ResnetConfig
 
@@ -170,6 +171,15 @@ def test_the_largest_batch_fills_the_memory_and_no_more():
     assert row["memory"]["single"]["once"] == 3 * 4 * 149738
     smaller = min(row["images"]["net1"][0], row["images"]["net2"][0])
     assert results.batch_ratios(row) == [smaller / row["images"]["single"][0]]
+
+
+def test_batches_are_tried_with_an_update_of_the_weights():
+    settings = DualConfig(net="caffenet-small", loss="euclidean").resolved()
+    cpu = torch.device("cpu")       # on which everything fits, up to the largest that is tried
+    for make in capacity.makers(settings, cpu).values():
+        load = make()
+        assert largest_batch(load, cpu, limit=5) == 5
+        assert all(weight.grad is not None for weight in load.net.parameters())
 
 
 def test_capacity_is_told_for_every_cut(tmp_path, capsys):

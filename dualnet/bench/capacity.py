@@ -76,10 +76,10 @@ def allocated(settings: DualConfig, cuts: Sequence[str], limit: int, rounds: int
     torch.cuda.set_per_process_memory_fraction(share, device)
     try:
         for cut in cuts:
-            makers = _makers(settings.replace(cut=cut), device)
-            images: dict[str, list[int]] = {name: [] for name in makers}
+            loads = makers(settings.replace(cut=cut), device)
+            images: dict[str, list[int]] = {name: [] for name in loads}
             for _ in range(rounds):
-                for name, make in makers.items():
+                for name, make in loads.items():
                     images[name].append(largest_batch(make(), device))
             yield {"cut": cut, "how": "allocated", "images": images, "memory": {}}
     finally:
@@ -98,14 +98,16 @@ def _row(cut: str, how: str, memory: Mapping[str, Kept], limit: int) -> Row:
             "memory": {name: kept._asdict() for name, kept in memory.items()}}
 
 
-def _makers(settings: DualConfig, device: torch.device) -> dict[str, Callable[[], Load]]:
-    """One net at a time is on the GPU, so each is made when its turn comes."""
+def makers(settings: DualConfig, device: torch.device) -> dict[str, Callable[[], Load]]:
+    """One net at a time is on the device, so each is made when its turn comes."""
+    def single() -> Load:
+        return single_load(settings, _net(settings), SHAPE, device)
+
     def part(role: str) -> Load:
         net, forward = part_loads(settings, _net(settings), SHAPE, torch.device("cpu"))[role]
         return Load(net.to(device), forward)
 
-    return {SINGLE: partial(single_load, settings, _net(settings), SHAPE, device),
-            **{role: partial(part, role) for role in ROLES}}
+    return {SINGLE: single, **{role: partial(part, role) for role in ROLES}}
 
 
 def _counted(load: Load) -> Kept:
