@@ -85,7 +85,7 @@ def _curve(axis: Axes, line: Line, way: str, folder: str | None, *, colour: str,
 def _pipeline(line: Line) -> Figure:
     """Speed-up of each way with the bound as a line, and where the time of each role goes."""
     names = [each["way"] for each in line["measured"]]
-    dual = [each["way"] for each in line["measured"] if each.get("alone_s")]
+    roles = [(each["way"], role) for each in line["measured"] for role in each.get("alone_s", {})]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 1.4 + 0.42 * len(names)),
                                             layout="constrained")
     found = [spread(speed_ups(line, name)) for name in names]
@@ -95,14 +95,13 @@ def _pipeline(line: Line) -> Figure:
     left.axvspan(limit.low, limit.high, color="black", alpha=0.1, linewidth=0)
     left.legend(fontsize="small", loc="lower right")
     left.set(title="images per second over the single net on one thread")
-    labels = [f"{way}, {role}" for way in dual for role in ("net1", "net2")]
-    split = [shares(line, way, role) for way in dual for role in ("net1", "net2")]
+    split = [shares(line, way, role) for way, role in roles]
     start = [0.0] * len(split)
     for part, colour in PARTS.items():
         lengths = [max(getattr(each, part), 0.0) for each in split]
         right.barh(range(len(split)), lengths, left=start, color=colour, label=WORDS[part])
         start = [a + b for a, b in zip(start, lengths, strict=True)]
-    _rows(right, labels)
+    _rows(right, [f"{way}, {role}" for way, role in roles])
     right.set(title="where an iteration goes", xlim=(0, max([1.0, *start])))
     figure.legend(*right.get_legend_handles_labels(), fontsize="small", ncols=3,
                   loc="outside lower right")

@@ -1,7 +1,7 @@
 """The dual net beside the single net: images per second, and where the time of each role goes.
 
 Each way is a real training on random images, in every round anew, so that a machine that changes
-its speed favours none.  Of its lines of metrics the first warms up, the others are one figure.
+its speed favours none.  Of its two lines of metrics the first warms up, and the second counts.
 
 Each half is also timed alone: the same code of the role in one process, fed from memory, with no
 exchange and nobody to wait for.  That gives the bound, what no schedule of two processes can beat:
@@ -28,12 +28,12 @@ from dualnet.errors import UserError
 from dualnet.from_prototxt import build_net
 from dualnet.methods.dual.build import build_parts, build_role, describe_wires
 from dualnet.methods.dual.settings import DualConfig
-from dualnet.methods.dual.wire import ROLES
 from dualnet.run import Run
 
 SHAPE, CLASSES = (3, 32, 32), 10
 BATCHES = 4         # different ones
-LINES = 3           # of metrics per training; the first is not counted
+WARM_UP = 2         # iterations of a half alone
+LR = 1e-6           # of a half alone, which learns from random numbers
 TIMEOUT_S = 3600.0
 SINGLE, ALL_CORES = "single", "single, all cores"
 Row = dict[str, Any]
@@ -52,7 +52,7 @@ def rows(settings: DualConfig, micro_batches: Sequence[int], iterations: int, ro
     """Measure everything once per round; yields (round, a row with what it measured) at once.
 
     settings    net, cut and batch size
-    iterations  of each training, besides those that warm up
+    iterations  of each training, after as many that warm up
     folder      of data, runs and messages, removed again
     A row has `way`, `images_per_s`, and for dual ways role -> `wait_share` and `alone_s`, seconds
     per iteration of that half alone.  Raises UserError with the last words of a command that fails.
@@ -64,11 +64,11 @@ def rows(settings: DualConfig, micro_batches: Sequence[int], iterations: int, ro
         for number in range(rounds):
             yield number, _train(SINGLE, ["single", "--threads", "1"], settings, iterations)
             yield number, _train(ALL_CORES, ["single"], settings, iterations)
-            alone = {role: _alone(role, settings, ways, iterations) for role in ROLES}
+            alone = {role: _alone(role, settings, ways, iterations) for role in settings.roles}
             for way, changes in ways.items():
                 words = ["dual", "--threads", "1", "--cut", settings.cut, *_words(changes)]
                 row = _train(way, words, settings, iterations)
-                yield number, row | {"alone_s": {role: alone[role][way] for role in ROLES}}
+                yield number, row | {"alone_s": {role: its[way] for role, its in alone.items()}}
 
 
 def gather(measured: dict[str, Row], row: Row) -> None:
@@ -101,30 +101,27 @@ def _words(changes: Mapping[str, Any]) -> list[str]:
 
 def _train(way: str, words: Sequence[str], settings: DualConfig, iterations: int) -> Row:
     """Train once, in processes of their own, and read their metrics."""
-    every = max(1, iterations // (LINES - 1))
     with tempfile.TemporaryDirectory(prefix="run-", dir=settings.data_dir) as scratch:
         folder = Path(scratch, "run")
         command = [sys.executable, "-m", "dualnet", "train", *words, "--net", settings.net,
                    "--batch-size", str(settings.batch_size), "--quiet", "--data", "arrays",
-                   "--data-dir", settings.data_dir, "--iterations", str(every * LINES),
-                   "--log-every", str(every), "--checkpoint-every", "0", "--out", str(folder)]
+                   "--data-dir", settings.data_dir, "--iterations", str(2 * iterations),
+                   "--log-every", str(iterations), "--checkpoint-every", "0", "--out", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
         if done.returncode != 0:
             last = done.stderr.strip().splitlines()[-1:] or ["no message"]
             raise UserError(f"{' '.join(command[1:])} failed: {last[0]}")
-        return {"way": way, **_figures(Run(folder), settings.batch_size)}
+        return {"way": way, **_figures(Run(folder))}
 
 
-def _figures(run: Run, batch_size: int) -> Row:
-    """Images per second from the end of the first line to the end of the last, and wait shares."""
-    lines = {role: [line for line in run.metrics(role) if line["split"] == "train"]
+def _figures(run: Run) -> Row:
+    """Images per second, and wait share of each role, from the second line of metrics."""
+    lines = {role: [line for line in run.metrics(role) if line["split"] == "train"][1]
              for role in run.roles}
-    first, *counted = list(lines.values())[-1]      # of net2 it is the end of the iteration
-    images = (counted[-1]["step"] - first["step"]) * batch_size
-    waits = {role: sum(line["wait_share"] for line in its[1:]) / len(its[1:])
-             for role, its in lines.items() if role in ROLES}
-    return {"images_per_s": images / (counted[-1]["time_s"] - first["time_s"]),
-            "wait_share": waits}
+    last = list(lines.values())[-1]         # net2's is the end of the iteration
+    return {"images_per_s": last["images_per_s"],
+            "wait_share": {role: line["wait_share"] for role, line in lines.items()
+                           if role != SINGLE}}
 
 
 # -- one half alone --------------------------------------------------------------------------------
@@ -162,18 +159,21 @@ def _alone(role: str, settings: DualConfig, ways: Mapping[str, Mapping[str, Any]
 
 
 def alone_s(role: str, settings: DualConfig, iterations: int) -> float:
-    """Seconds per iteration of one role, fed from memory; as many iterations again warm up."""
-    settings = settings.replace(iterations=2 * iterations, log_every=2 * iterations, lr=1e-6
-                                ).resolved()
-    device = machine.prepare(settings, role, ROLES)
+    """Seconds per iteration of one role, fed from memory.
+
+    One more iteration is planned than is made, since the last one is logged, and diagnosed.
+    """
+    planned = WARM_UP + iterations + 1
+    settings = settings.replace(iterations=planned, log_every=planned, lr=LR).resolved()
+    device = machine.prepare(settings, role, settings.roles)
     dataset, batches = session.load_data(settings)
     parts = build_parts(settings, build_net(settings, dataset.input_shape, dataset.num_classes))
     wires = describe_wires(parts, dataset.input_shape)
     method = build_role(role, settings, parts, wires, batches, Fed(), device)
-    started = 0.0
-    for record in method.steps():
-        if record["step"] == iterations - 1:
-            started = time.monotonic()
-        elif record["step"] == 2 * iterations - 2:      # the last one is logged, and diagnosed
-            break
-    return (time.monotonic() - started) / (iterations - 1)
+    steps = method.steps()
+    for _ in range(WARM_UP):
+        next(steps)
+    started = time.monotonic()
+    for _ in range(iterations):
+        next(steps)
+    return (time.monotonic() - started) / iterations

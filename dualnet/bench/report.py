@@ -188,14 +188,13 @@ def _exchange(line: Line) -> str:
 
 def _pipeline(line: Line) -> str:
     settings = line["settings"]
-    cells = [("way", "images/s", "over single", "net1: compute, waiting, exchange and the rest",
-              "net2")]
+    cells = [("way", "images/s", "over single", "compute, waiting, exchange and the rest")]
     for each in line["measured"]:
-        shares = ["-", "-"] if not each.get("alone_s") else [
-            ", ".join(f"{100 * part:.0f} %" for part in results.shares(line, each["way"], role))
-            for role in ("net1", "net2")]
+        shares = "; ".join(f"{role}: " + ", ".join(
+            f"{100 * part:.0f} %" for part in results.shares(line, each["way"], role))
+            for role in each.get("alone_s", {}))
         cells.append((each["way"], spread(each["images_per_s"]).said(".1f"),
-                      spread(results.speed_ups(line, each["way"])).said(), *shares))
+                      spread(results.speed_ups(line, each["way"])).said(), shares or "-"))
     head = (f"`{settings['net']}`, cut at {settings['cut']}, {settings['batch_size']} images, one "
             "thread per process unless said.\n")
     return "\n".join([head, _table(cells), "", PIPELINE_TEXT.format(

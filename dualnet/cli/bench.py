@@ -67,7 +67,7 @@ def _pipeline_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=count, default=64, metavar="N",
                         help="images per iteration (default: 64)")
     parser.add_argument("--iterations", type=count, default=10, metavar="N",
-                        help="iterations of each way per round, besides those that warm up "
+                        help="iterations of each way per round, after as many that warm up "
                         "(default: 10)")
     parser.add_argument("--micro-batches", type=_counts, default="1,2,4,8,16", metavar="M,...",
                         help="parts of a batch (default: 1,2,4,8,16)")
@@ -157,8 +157,6 @@ def pipeline(arguments: argparse.Namespace) -> int:
     from dualnet.bench import pipeline as bench
     from dualnet.bench.results import Stopwatch
 
-    if arguments.iterations < 2:
-        raise UserError("--iterations must be at least 2, found 1")
     settings = DualConfig(net=arguments.net, cut=arguments.cut, batch_size=arguments.batch_size)
     if max(arguments.micro_batches) > settings.batch_size:
         raise UserError(f"--micro-batches must be at most --batch-size {settings.batch_size}, found"
