@@ -85,7 +85,7 @@ ALLOWED = {
     "ledger": {"shared_fs"},
     "memory": {"cut", "losses", "methods", "nets"},
     "bench": {"bench", "caffe", "cut", "cuts", "data", "from_prototxt", "ledger", "machine",
-              "memory", "methods", "nets", "run", "session", "shared_fs"},
+              "memory", "methods", "nets", "optim", "run", "session", "shared_fs"},
     "machine": {"devices"},
     "from_prototxt": {"caffe", "nets"},
     "session": {"checkpoints", "cut", "cuts", "data", "evaluate", "from_prototxt", "machine",

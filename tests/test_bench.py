@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dualnet import nets
-from dualnet.bench import caffe_memory, capacity, pipeline, report, resnet, results
+from dualnet.bench import caffe_memory, capacity, meprop, pipeline, report, resnet, results
 from dualnet.bench.exchange import WARM_UP, WAYS, count_of
 from dualnet.bench.figure import draw
 from dualnet.cli import main
@@ -299,3 +299,29 @@ def test_two_processes_are_measured_beside_one():
     assert all(row["images_per_s"] > 0 for row in found)
     with pytest.raises(UserError, match="unknown network 'resnet21'; did you mean resnet2"):
         next(resnet.parallel_rows(settings.replace(net="resnet21"), 2, 2, 1))
+
+
+# -- meprop ----------------------------------------------------------------------------------------
+
+def test_sparse_backward_passes_are_measured_beside_the_dense_one(tmp_path, monkeypatch, capsys):
+    small = [meprop.Layer(meprop.LINEAR, (6, 8), (10, 8), (6, 10), 3),
+             meprop.Layer("3x3", (2, 3, 5, 5), (4, 3, 3, 3), (2, 4, 5, 5), 1)]
+    monkeypatch.setattr(meprop, "LAYERS", small)
+    assert main(["bench", "meprop", "--rounds", "2", "--count", "3", "--results",
+                 str(tmp_path)]) == 0
+    assert "3 of 10 outputs kept" in capsys.readouterr().out
+    line = results.newest(tmp_path, "meprop")
+    assert [row["way"] for row in line["measured"]] == 2 * list(meprop.WAYS)
+    assert all(len(row["seconds"]) == 2 and min(row["seconds"]) > 0 for row in line["measured"])
+    text = (tmp_path / "bench.md").read_text()
+    assert "| 3x3 | by sample | 1 of 4 |" in text and "| 3x3 | dense | 4 of 4 |" in text
+    assert (tmp_path / "bench-meprop.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_speed_ups_of_meprop_are_taken_round_by_round():
+    rows = [{"layer": "a", "way": way, "k": 1, "outputs": 4, "count": 1, "seconds": seconds}
+            for way, seconds in (("dense", [4.0, 9.0]), ("unified", [2.0, 3.0]),
+                                 ("by sample", [8.0, 9.0]))]
+    line = line_of("meprop", rows)
+    assert meprop.speed_ups(line, "a", "unified") == [2.0, 3.0]
+    assert meprop.speed_ups(line, "a", "by sample") == [0.5, 1.0]

@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from dualnet.bench import results
+from dualnet.bench import meprop, results
 from dualnet.bench.results import Row, Spread, row, spread
 from dualnet.ledger import Line
 
 NOT_MEASURED = "not measured"
 MEGABYTE = 2**20
 BETWEEN = 64 * 2**10    # bytes from which on gloo is compared
-EXCHANGE, PIPELINE, CAPACITY, RESNET = results.BENCHES
+EXCHANGE, PIPELINE, CAPACITY, RESNET, MEPROP = results.BENCHES
 INTRODUCTION = """\
 # Benchmarks
 
@@ -56,7 +56,7 @@ def render(folder: Path) -> str:
     lines = {bench: results.newest(folder, bench) for bench in results.BENCHES}
     blocks = [INTRODUCTION, "## Targets\n", _targets(lines)]
     for bench, section in ((EXCHANGE, _exchange), (PIPELINE, _pipeline), (CAPACITY, _capacity),
-                           (RESNET, _resnet)):
+                           (RESNET, _resnet), (MEPROP, _meprop)):
         line = lines[bench]
         blocks.append(f"\n## bench {bench}\n")
         if line is None:
@@ -111,12 +111,14 @@ def _listed(exchange: Line | None) -> Iterator[Target]:
     for what, cut in (("at pool2", "pool2"), ("at the best cut", "")):
         yield Target(CAPACITY, f"`caffenet`, largest batch dual over single, {what}",
                      "the thesis: 1.57 at pool2", _capacity_at(cut), None)
-
-
     for way, least in (("stochastic depth, uniform 0.5", 1.6),
                        ("stochastic depth, linear to 0.5", 1.25), ("2 processes", 1.7)):
         yield Target(RESNET, f"`train resnet`, {way}", f"{least:g}", _over_base(way),
                      partial(operator.le, least))
+    yield Target(MEPROP, f"meProp, {meprop.LINEAR}, k = 30 for the batch: backward pass on one "
+                 "thread over the dense one", "2",
+                 lambda line: spread(meprop.speed_ups(line, meprop.LINEAR, meprop.UNIFIED)),
+                 lambda value: value >= 2)
 
 
 def _over_base(way: str) -> Callable[[Line], Spread | None]:
@@ -199,6 +201,17 @@ def _pipeline(line: Line) -> str:
             "thread per process unless said.\n")
     return "\n".join([head, _table(cells), "", PIPELINE_TEXT.format(
         bound=spread(results.bounds(line)).said())])
+
+
+def _meprop(line: Line) -> str:
+    cells = [("layer", "way", "outputs kept", "backward pass, ms", "times as fast as dense")]
+    for each in line["measured"]:
+        is_dense = each["way"] == meprop.DENSE
+        cells.append((each["layer"], each["way"],
+                      f"{each['outputs'] if is_dense else each['k']} of {each['outputs']}",
+                      spread([1e3 * value for value in each["seconds"]]).said(".3f"),
+                      spread(meprop.speed_ups(line, each["layer"], each["way"])).said()))
+    return f"One thread, float32.\n\n{_table(cells)}\n"
 
 
 def _capacity(line: Line) -> str:
