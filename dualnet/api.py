@@ -120,7 +120,8 @@ def train(net: "str | Callable[..., nn.Sequential]", data: str | Path = "auto", 
     signals on to the processes.
     Raises UserError and DataError for what cannot be trained, TrainingFailed, Stopped.
     """
-    from dualnet.cli.train import resolve_auto, run_dual, run_named
+    from dualnet.cli.dual import run_dual
+    from dualnet.cli.runs import resolve_auto, run_named
     from dualnet.nets import own
 
     if own.is_loading():

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from dualnet.cli import train
+from dualnet.cli import runs
 from dualnet.cli.parser import add_settings, settings_of
 from dualnet.cli.progress import Progress
 from dualnet.methods.boosted.settings import ROLE, BoostedConfig
@@ -14,14 +14,14 @@ def add(methods: Any) -> None:
     text = "a residual net block by block, each as a weak learner of boosting"
     method = methods.add_parser("boosted", help=text, description=f"Train {text}.")
     add_settings(method, BoostedConfig)
-    train.add_output(method)
+    runs.add_output(method)
     method.set_defaults(command=train_boosted, parser=method)
 
 
 def train_boosted(arguments: argparse.Namespace) -> int:
     """The command `train boosted`."""
-    settings = train.resolve_auto(settings_of(arguments, BoostedConfig, "boosted"))
-    run = train.run_of(arguments, "boosted", settings)
+    settings = runs.resolve_auto(settings_of(arguments, BoostedConfig, "boosted"))
+    run = runs.run_of(arguments, "boosted", settings)
     from dualnet import session
     from dualnet.boosting import draw
 
@@ -34,9 +34,9 @@ def train_boosted(arguments: argparse.Namespace) -> int:
                 progress.say(text)
     finally:
         progress.close()
-        train.discard_if_untrained(run)
+        runs.discard_if_untrained(run)
     draw(run)
-    train.report(run)
+    runs.report(run)
     summary = run.summary()
     print(f"{summary['modules_used']} of {summary['modules']} modules\n"
           f"boosting: {run.boosting_path}")

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dualnet.cli.dual import run_dual
 from dualnet.cli.plan import Planned, add_chosen, digest_of, plan_of, seeds_of
 from dualnet.cli.progress import clock_text
-from dualnet.cli.train import run_dual, run_single
+from dualnet.cli.single import run_single
 from dualnet.config import field_names, spelling
 from dualnet.errors import Diverged, UserError
 from dualnet.methods.dual.settings import DualConfig

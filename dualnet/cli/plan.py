@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from dualnet.cli.parser import Parser, add_settings, settings_of, with_dashes
-from dualnet.cli.train import resolve_auto
+from dualnet.cli.runs import resolve_auto
 from dualnet.config import TrainConfig, choose, field_names
 from dualnet.errors import UserError
 from dualnet.methods.dual.settings import LOSSES, DualConfig

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dualnet.cli import train
+from dualnet.cli import runs
 from dualnet.cli.parser import add_settings, settings_of
 from dualnet.cli.progress import Progress
 from dualnet.cli.role import follow_stdin
@@ -34,7 +34,7 @@ def add(methods: Any) -> None:
              "a narrow net, then the wide one that takes over its function")):
         method = methods.add_parser(name, help=text, description=f"Train {text}.")
         add_settings(method, config)
-        train.add_output(method)
+        runs.add_output(method)
         if name == "partition":
             method.add_argument("--only", metavar="ROLE", help="train one sub-model alone, sub1, "
                                 "sub2, ..., so that a batch system can run them on several hosts; "
@@ -47,8 +47,8 @@ def add(methods: Any) -> None:
 
 def train_partition(arguments: argparse.Namespace) -> int:
     """The command `train partition`."""
-    settings = train.resolve_auto(settings_of(arguments, PartitionConfig, "partition").resolved())
-    run = train.run_of(arguments, "partition", settings)
+    settings = runs.resolve_auto(settings_of(arguments, PartitionConfig, "partition").resolved())
+    run = runs.run_of(arguments, "partition", settings)
     if arguments.only is not None:
         return _train_only(arguments, settings, run)
     from dualnet.diversity import draw
@@ -68,7 +68,7 @@ def train_partition(arguments: argparse.Namespace) -> int:
                 _show(role, partition.train_sub(role), settings.merge_at, run, arguments.quiet)
         _show(MERGED, partition.train_merged(), settings.iterations, run, arguments.quiet)
     finally:
-        train.discard_if_untrained(run)
+        runs.discard_if_untrained(run)
     if settings.sub_models > 1:
         draw(run)
     return _report(run)
@@ -110,7 +110,7 @@ def _in_processes(settings: PartitionConfig, run: "Run", quiet: bool) -> "Failur
         reader.new()        # what an earlier attempt has written is not news
     arguments = {role: [*words, role] for role in settings.sub_roles}
     with noted() as stop, Launcher(run, arguments, at_once) as launcher:
-        while launcher.wait(train.POLL_S) and launcher.failure() is None and not stop.is_asked:
+        while launcher.wait(runs.POLL_S) and launcher.failure() is None and not stop.is_asked:
             _follow(readers, progress)
         failure = launcher.failure()
         if stop.number is not None:
@@ -135,8 +135,8 @@ def _follow(readers: "dict[str, MetricsReader]", progress: Progress) -> None:
 
 def train_net2wider(arguments: argparse.Namespace) -> int:
     """The command `train net2wider`."""
-    settings = train.resolve_auto(settings_of(arguments, Net2WiderConfig, "net2wider").resolved())
-    run = train.run_of(arguments, "net2wider", settings)
+    settings = runs.resolve_auto(settings_of(arguments, Net2WiderConfig, "net2wider").resolved())
+    run = runs.run_of(arguments, "net2wider", settings)
     from dualnet.pretraining import Net2Wider
 
     run.start("net2wider", settings, overwrite=arguments.overwrite)
@@ -145,7 +145,7 @@ def train_net2wider(arguments: argparse.Namespace) -> int:
         _show(TEACHER, phases.train_teacher(), settings.widen_at, run, arguments.quiet)
         _show(WIDER, phases.train_wider(), settings.iterations, run, arguments.quiet)
     finally:
-        train.discard_if_untrained(run)
+        runs.discard_if_untrained(run)
     return _report(run)
 
 
@@ -163,7 +163,7 @@ def _show(role: str, lines: Iterator[dict[str, Any]], until: int | None, run: "R
 
 
 def _report(run: "Run") -> int:
-    train.report(run)
+    runs.report(run)
     summary = run.summary()
     if summary["iteration_speedup"]:
         print(f"an iteration of the narrow nets is {summary['iteration_speedup']:.2f} times as "

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dualnet.cli import train
+from dualnet.cli import runs
 from dualnet.cli.parser import add_settings, settings_of
 from dualnet.cli.progress import Progress
 from dualnet.methods.resnet.settings import RESNET, ResnetConfig
@@ -15,7 +15,7 @@ def add(methods: Any) -> None:
     text = "a residual net, with switches that make it faster; under torchrun in several processes"
     method = methods.add_parser(RESNET, help=text, description=f"Train {text}.")
     add_settings(method, ResnetConfig)
-    train.add_output(method)
+    runs.add_output(method)
     method.set_defaults(command=train_resnet, parser=method)
 
 
@@ -26,8 +26,8 @@ def train_resnet(arguments: argparse.Namespace) -> int:
 
     if world_of().rank:
         return _help_rank_0(settings)
-    settings = train.resolve_auto(settings)
-    run = train.run_of(arguments, RESNET, settings)
+    settings = runs.resolve_auto(settings)
+    run = runs.run_of(arguments, RESNET, settings)
     from dualnet.resnet_session import resnet
 
     run.start(RESNET, settings, overwrite=arguments.overwrite)
@@ -37,8 +37,8 @@ def train_resnet(arguments: argparse.Namespace) -> int:
             progress.show(RESNET, line)
     finally:
         progress.close()
-        train.discard_if_untrained(run)
-    train.report(run)
+        runs.discard_if_untrained(run)
+    runs.report(run)
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from dualnet.cli.parser import add_settings, settings_of
 from dualnet.cli.progress import Progress
-from dualnet.cli.train import add_output, outcome, resolve_auto, run_of
+from dualnet.cli.runs import add_output, outcome, resolve_auto, run_of
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import MOST_PARTS, ROLES, role_names
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualnet.cli.progress import clock_text, train_text
-from dualnet.cli.train import hint_for
+from dualnet.cli.runs import hint_for
 from dualnet.errors import UserError
 from dualnet.methods.dual.wire import roles_of
 
