@@ -20,7 +20,7 @@ INTRODUCTION = """\
 
 Rendered by `dualnet bench report` from the newest line of each ledger beside it (`bench-*.jsonl`,
 one line per run); not written by hand. Ratios are taken within a round of one run and told as their
-median (smallest to largest).
+median (smallest to largest). Of several folders the first counts for the targets.
 """
 PIPELINE_TEXT = """\
 Bound: the single net over the slower half alone (its code fed from memory, no exchange, nobody to

@@ -4,10 +4,12 @@ import argparse
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dualnet.cli.progress import clock_text
 from dualnet.errors import UserError
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import ROLES
@@ -163,12 +165,15 @@ def pipeline(arguments: argparse.Namespace) -> int:
     if max(arguments.micro_batches) > settings.batch_size:
         raise UserError(f"--micro-batches must be at most --batch-size {settings.batch_size}, found"
                         f" {max(arguments.micro_batches)}")
-    stopwatch = Stopwatch()
+    stopwatch, started = Stopwatch(), time.monotonic()
+    total = arguments.rounds * (2 + len(bench.dual_ways(arguments.micro_batches)))
     measured: dict[str, dict[str, Any]] = {}
-    for number, row in bench.rows(settings, arguments.micro_batches, arguments.iterations,
-                                  arguments.rounds, _checked(arguments.dir)):
+    rows = bench.rows(settings, arguments.micro_batches, arguments.iterations, arguments.rounds,
+                      _checked(arguments.dir))
+    for done, (number, row) in enumerate(rows, start=1):
+        left_s = (time.monotonic() - started) / done * (total - done)
         print(f"round {number + 1}/{arguments.rounds}  {row['way']}  {row['images_per_s']:.1f} "
-              "images/s", file=sys.stderr, flush=True)
+              f"images/s  ETA {clock_text(left_s)}", file=sys.stderr, flush=True)
         bench.gather(measured, row)
     given = {"net": settings.net, "cut": settings.cut, "batch_size": settings.batch_size,
              "iterations": arguments.iterations, "micro_batches": arguments.micro_batches}
