@@ -173,7 +173,6 @@ TARGETS = (
            {"smoke": "10 s", "cpu": "9 min a seed", "gpu": "8 min a run, estimated",
             "full": "an hour a run on a GPU, estimated; 20 seeds as published"}, _table_2,
            remark=f"{SECONDS} `speedup` is that to the whole net in all iterations, with the "
-                  "sub-models in series, `speedup_parallel` with all at once. On a CPU core "
-                  "normalisation over two groups of maps costs what it does over one, so that the "
-                  "duplicated net gains nothing over the original."),
+                  "sub-models in series, `speedup_parallel` with all at once. What the duplicated "
+                  "net gains over the original is in their `train_s`."),
 )
