@@ -9,6 +9,8 @@ Record = dict[str, Any]
 # Roles that have a classification loss; "subs" stands for the mean of all sub-models.
 SUBS = "subs"
 WHOLE = ("net2", "single", SUBS, "merged", "teacher", "wider", "resnet", "boosted")
+# The roles of a chain between its first and its last, which are drawn as net1 and net2.
+MIDDLE = tuple(f"middle{number}" for number in range(2, 8))
 # Roles that go on from where another ends.
 SECOND = {"merged": "merge", "wider": "widening"}
 
@@ -29,26 +31,41 @@ class Panel(NamedTuple):
     scale: str = "log"
 
 
+def _before_a_cut(key: str) -> dict[str, str]:
+    """`key` of each role that has a part before a cut."""
+    return dict.fromkeys(("net1", *MIDDLE), key)
+
+
 PANELS = (
-    Panel("loss", "loss of net1 at the cut", {"net1": "loss"}),
+    Panel("loss", "loss at the cut", _before_a_cut("loss")),
     Panel("loss", "classification loss", dict.fromkeys(WHOLE, "loss"), scale="linear"),
     Panel("accuracy", "accuracy", dict.fromkeys(WHOLE, "accuracy"), scale="share"),
-    Panel("norms", "mean norm at the cut", {"net1": "dual/norm_x", "net2": "dual/norm_y"},
+    Panel("norms", "mean norm at the cut", {**_before_a_cut("dual/norm_x"), "net2": "dual/norm_y"},
           {"net1": "conv3 of net1", "net2": "conv3' of net2"}),
-    Panel("residual", "residual |x - y| / |y|", {"net1": "dual/residual"}),
+    Panel("residual", "residual |x - y| / |y|", _before_a_cut("dual/residual")),
     Panel("grad_norm", "norm of all gradients", {
-        "net1": "dual/grad_norm", "net2": "dual/grad_norm", "single": "single/grad_norm",
+        **_before_a_cut("dual/grad_norm"), "net2": "dual/grad_norm", "single": "single/grad_norm",
         "subs": "partition/grad_norm", "merged": "partition/grad_norm",
         "teacher": "net2wider/grad_norm", "wider": "net2wider/grad_norm",
         "resnet": "resnet/grad_norm", "boosted": "boosted/grad_norm"},
         {"net1": "net1", "net2": "net2, or a whole net"}),
-    Panel("dead", "share of dead units", {"net1": "dual/dead_x", "net2": "dual/dead_y"},
+    Panel("dead", "share of dead units", {**_before_a_cut("dual/dead_x"), "net2": "dual/dead_y"},
           {"net1": "conv3 of net1", "net2": "conv3' of net2"}, scale="share"),
 )
 METRICS = tuple(dict.fromkeys(panel.metric for panel in PANELS))
 DEFAULT_METRICS = ("loss", "accuracy")
 ABSCISSAE = {"iteration": "step", "time": "time_s"}
 SMOOTHING = 0.5
+
+
+def with_chain_as_pair(records: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
+    """The records by role, those of a chain under the names of the panels: its first role is net1,
+    its last, which knows the labels, net2, and those between are middle2, middle3, ..."""
+    roles = sorted(role for role in records if re.fullmatch(r"net\d", role))
+    names = {role: f"middle{role[3:]}" for role in roles[1:-1]}
+    if len(roles) > 1:
+        names[roles[-1]] = "net2"
+    return {names.get(role, role): list(lines) for role, lines in records.items()}
 
 
 def with_mean_of_subs(records: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:

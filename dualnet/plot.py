@@ -20,10 +20,12 @@ from dualnet.errors import UserError
 from dualnet.panels import (
     ABSCISSAE,
     DEFAULT_METRICS,
+    MIDDLE,
     PANELS,
     SECOND,
     SMOOTHING,
     Panel,
+    with_chain_as_pair,
     with_mean_of_subs,
 )
 from dualnet.run import Run
@@ -92,7 +94,8 @@ def draw(folders: Sequence[Path], paths: Sequence[Path], *,
 # -- reading ---------------------------------------------------------------------------------------
 
 def _read(runs: Sequence[Run], names: Sequence[str] | None) -> list[Curves]:
-    records = [with_mean_of_subs({role: run.metrics(role) for role in run.roles}) for run in runs]
+    records = [with_mean_of_subs(with_chain_as_pair({role: run.metrics(role)
+                                                     for role in run.roles})) for run in runs]
     for run, found in zip(runs, records, strict=True):
         if not any(found.values()):
             raise UserError(f"there is nothing to draw in {run.folder}: no role has written "
@@ -116,12 +119,15 @@ def _names(configs: Sequence[Record], given: Sequence[str] | None) -> list[str]:
 
 
 def _collapsed(records: Mapping[str, list[Record]]) -> int | None:
-    """The first line of the collapse that the run ended in."""
-    first = None
-    for record in records.get("net2", []):
-        if record["split"] == "train":
-            first = (first or record["step"]) if record.get("dual/collapsed") else None
-    return first
+    """The first line of the collapse that the run ended in, at any of its cuts."""
+    found = []
+    for role in ("net2", *MIDDLE):
+        first = None
+        for record in records.get(role, []):
+            if record["split"] == "train":
+                first = (first or record["step"]) if record.get("dual/collapsed") else None
+        found.append(first)
+    return min((first for first in found if first is not None), default=None)
 
 
 def _points(run: Curves, role: str, panel: Panel, x: str,

@@ -1,5 +1,7 @@
 """What each cut costs, against numbers by hand."""
 
+from itertools import combinations, pairwise
+
 import pytest
 from torch import nn
 
@@ -7,7 +9,7 @@ from dualnet import nets
 from dualnet.cli import main
 from dualnet.cli.cuts import resolve_cut
 from dualnet.cut import cut
-from dualnet.cuts import best, list_cuts
+from dualnet.cuts import NEARLY, best, bound, list_cuts
 from dualnet.errors import UserError
 from dualnet.methods.dual.settings import DualConfig
 
@@ -111,3 +113,48 @@ def test_cut_auto_is_decided_before_anything_is_written():
     settings = DualConfig(net="lenet", data="shapes", cut="auto")
     assert resolve_cut(settings).cut == "pool1"
     assert resolve_cut(settings.replace(cut="pool2")).cut == "pool2"
+
+
+def multiply_adds_of(parts, work):
+    """Of each part of a chain, from those of the layers: its own copies included."""
+    return [sum(work[name] for group in (part.head, part.body, part.tail)
+                for name, _ in group.named_children()) for part in parts]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+def test_the_best_chain_is_the_best_of_all_there_are(parts):
+    """Against every combination of boundaries, cut for real."""
+    net = nets.build("caffenet-small", (3, 32, 32), 10)
+    convs = [32 * 32 * 32 * 75, 32 * 16 * 16 * 800, 64 * 8 * 8 * 288, 64 * 8 * 8 * 576]
+    work = dict.fromkeys(dict(net.named_children()), 0) | {
+        "conv1": convs[0], "conv2": convs[1], "conv3": convs[2], "conv4": convs[3],
+        "fc5": 64 * 1024, "fc6": 640}
+    cuts = {each.boundary: each for each in list_cuts(net, (3, 32, 32), batch_size=10)}
+    whole = {}      # chains whose shared layers are not cut short: slowest part, bytes
+    for chain in combinations(cuts, parts - 1):
+        if any(cuts[one].span[1] > cuts[other].span[0] for one, other in pairwise(chain)):
+            continue
+        whole[chain] = (max(multiply_adds_of(cut(net, chain), work)),
+                        sum(cuts[name].z_bytes + cuts[name].y_bytes for name in chain))
+    limit = min(slowest for slowest, _ in whole.values()) / NEARLY
+    fewest, fastest = min((size, slowest) for slowest, size in whole.values() if slowest <= limit)
+    chosen = best(list(cuts.values()), parts)
+    assert whole[tuple(each.boundary for each in chosen)] == (fastest, fewest)
+    assert bound(chosen) == pytest.approx(sum(work.values()) / fastest)
+
+
+def test_a_net_with_too_few_layers_for_so_many_parts_is_refused():
+    cuts = list_cuts(nets.build("lenet", (1, 28, 28), 10), (1, 28, 28), batch_size=1)
+    assert len(best(cuts, 4)) == 3
+    with pytest.raises(UserError, match=r"cannot be cut into 5 parts.*take fewer with --parts"):
+        best(cuts, 5)
+
+
+def test_a_number_of_parts_without_a_cut_takes_the_best(capsys):
+    assert main(["train", "dual", "--net", "lenet", "--data", "shapes", "--list-cuts",
+                 "--parts", "3"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("*") == 3 and "3 parts: at most " in out
+    settings = DualConfig(net="lenet", data="shapes", cut="auto", parts=3)
+    assert resolve_cut(settings).cuts == [row.split("*")[0] for row in out.splitlines()
+                                          if "*" in row.split()[0] and not row.startswith("*")]

@@ -9,7 +9,7 @@ from dualnet.cli import main
 from dualnet.config import TrainConfig
 from dualnet.errors import UserError
 from dualnet.methods.dual.settings import DualConfig
-from dualnet.panels import METRICS
+from dualnet.panels import METRICS, PANELS, with_chain_as_pair
 from dualnet.plot import draw, smooth
 from dualnet.run import Run
 
@@ -64,7 +64,7 @@ def test_runs_are_drawn_in_every_format(tmp_path, suffix, start):
 
 def test_the_figure_says_what_it_shows(tmp_path):
     words = words_of([make_run(tmp_path / "my-run")], tmp_path / "out.svg")
-    assert {"loss of net1 at the cut", "classification loss", "accuracy", "iteration", "admm",
+    assert {"loss at the cut", "classification loss", "accuracy", "iteration", "admm",
             "test images through conv3'", "test images through conv3"} <= words
     assert "mean norm at the cut" not in words and "diverged" not in words
 
@@ -88,6 +88,18 @@ def test_both_roles_share_an_axis_and_a_single_net_has_no_norms_to_draw(tmp_path
     assert titles == {"classification loss", "accuracy", "norm of all gradients"}
     with pytest.raises(UserError, match="no run has norms in its metrics"):
         draw([single], [tmp_path / "out.svg"], metrics=["norms"])
+
+
+def test_the_roles_of_a_chain_take_the_places_of_a_pair():
+    chain = {f"net{number}": [{"step": number}] for number in (1, 2, 3, 4)}
+    assert with_chain_as_pair(chain) == {
+        "net1": [{"step": 1}], "middle2": [{"step": 2}], "middle3": [{"step": 3}],
+        "net2": [{"step": 4}]}
+    for plain in ({"net1": [], "net2": []}, {"single": []}, {"net2": []}):
+        assert with_chain_as_pair(plain) == plain
+    at_the_cut, classification = (panel for panel in PANELS if panel.metric == "loss")
+    assert {"net1", "middle2", "middle7"} <= at_the_cut.keys.keys()
+    assert "middle2" not in classification.keys
 
 
 def test_time_runs_in_seconds(tmp_path):

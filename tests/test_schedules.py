@@ -38,5 +38,11 @@ def test_in_turns_one_role_moves_while_the_other_rests():
         (8, "net1")]
 
 
+def test_in_a_chain_each_role_but_the_last_has_a_turn_of_net1():
+    turns = schedules.alternating(9, net1_steps=1, net2_steps=3, roles=("net1", "net2", "net3"))
+    assert [role for _, (role,) in turns] == [
+        "net1", "net2", "net3", "net3", "net3", "net1", "net2", "net3", "net3"]
+
+
 def test_the_flag_offers_exactly_the_schedules_there_are():
     assert set(SCHEDULE_NAMES) == set(schedules.SCHEDULES)

@@ -208,6 +208,7 @@ def test_a_diverging_run_ends_with_76_after_a_line_that_shows_it(tmp_path):
     (["train", "dual", "--loss", "admn"], 2, "did you mean admm?"),
     (["train", "dual", "--data", "shape"], 2, "did you mean shapes?"),
     (["train", "dual", "--cut", "pool3", *SMALL], 2, "no layer 'pool3' to cut behind"),
+    (["train", "dual", "--cut", "pool2,pool1", *SMALL], 2, "cuts must be in the order of the"),
     (["train", "dual", "--data", "cifar10", "--data-dir", "."], 65,
      "cifar-10-batches-py: no such folder"),
     (["train", "dual", *SMALL, "--batch-size", "101"], 65, "batch larger than the data"),
