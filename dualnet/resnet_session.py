@@ -42,18 +42,19 @@ def helper(settings: ResnetConfig) -> None:
     It is rank 0 that stops all: a request to stop is noted here, and counts when rank 0 has left.
     Raises Diverged, Stopped, or PeerLost if rank 0 ends early.
     """
-    with noted() as stop, _method(settings) as method:
+    with _method(settings) as method:
         step, state = method.world.share(None)
         if state is not None:
             method.load_state_dict(state)
-        try:
-            for record in method.steps(step):
-                if not math.isfinite(record["loss"]):
-                    raise Diverged(f"rank {method.world.rank} ends as rank 0 does: the loss of "
-                                   f"iteration {record['step'] + 1} is {record['loss']}")
-        except RuntimeError:
-            stop.check("")
-            raise
+        with noted() as stop:
+            try:
+                for record in method.steps(step):
+                    if not math.isfinite(record["loss"]):
+                        raise Diverged(f"rank {method.world.rank} ends as rank 0 does: the loss of "
+                                       f"iteration {record['step'] + 1} is {record['loss']}")
+            except RuntimeError:
+                stop.check("")
+                raise
 
 
 @contextmanager

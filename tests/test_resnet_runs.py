@@ -171,6 +171,20 @@ def test_two_processes_of_which_one_is_killed_go_on_by_the_same_command(folder, 
     assert curve(out) == pytest.approx(curve(alone), rel=1e-12)
 
 
+@pytest.mark.slow
+def test_two_processes_that_are_told_to_stop_save_what_they_have_and_leave(folder):
+    out = folder / "stopped"
+    process = start(folder, words_of(folder, "plain", out, "--iterations", 100_000,
+                                     "--checkpoint-every", 0), 2)
+    trained_until(out, 6)
+    process.terminate()
+    _, err = process.communicate(timeout=DEADLINE_S)
+    step = Run(out).resumes_from(("resnet",))
+    assert step is not None and step >= 6
+    assert f"stopped by SIGTERM; run the same command again to resume from iteration {step}" in err
+    assert "forcefully exiting" not in err          # as torchrun says of a process that hangs
+
+
 def helper_of(launcher, first):
     """Process number of the rank that is not `first`."""
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()

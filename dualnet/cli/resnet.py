@@ -1,12 +1,16 @@
 """train resnet: in this process, or as one of those that torchrun starts."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from dualnet.cli import runs
+from dualnet.cli.exit_codes import explain
 from dualnet.cli.parser import add_settings, settings_of
 from dualnet.cli.progress import Progress
+from dualnet.errors import Stopped
 from dualnet.methods.resnet.settings import RESNET, ResnetConfig
 
 
@@ -46,6 +50,13 @@ def _help_rank_0(settings: ResnetConfig) -> int:
     """Train as another rank than 0, which says what there is to say and writes what is written."""
     from dualnet import data
     from dualnet.resnet_session import helper
+    from shared_fs import PeerLost
 
-    helper(settings.replace(data=data.resolve(settings.data, Path(settings.data_dir))))
+    try:
+        helper(settings.replace(data=data.resolve(settings.data, Path(settings.data_dir))))
+    except (Stopped, PeerLost) as error:
+        code, sentence = explain(error)
+        print(f"dualnet: {sentence}", file=sys.stderr, flush=True)
+        # Sums that rank 0 has left are under way, and an orderly exit waits for them in vain.
+        os._exit(code)
     return 0
