@@ -87,8 +87,6 @@ def _table(scale: str) -> list[Variant]:
                  stacked),
         _variant(scale, "pre-activation, stochastic depth, half precision",
                  {**base, **PREACT, **STOCHASTIC, **half}, stacked),
-        _variant(scale, "pre-activation, stochastic depth, batch 1024",
-                 {**large, **PREACT, **STOCHASTIC}, stacked),
         _variant(scale, "best model", {**large, **PREACT, **STOCHASTIC}, said(0.934), 32,
                  measure=SEVERAL),
         _variant(scale, "BoostResNet", _boosted(scale),
