@@ -117,6 +117,7 @@ def test_rounds_are_gathered_into_lists():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)       # a dozen processes that import torch
 def test_the_schedules_are_measured_beside_the_single_net(tmp_path, capsys):
     words = ["--net", "caffenet-small", "--batch-size", "8", "--iterations", "2", "--rounds", "1",
              "--micro-batches", "2", "--dir", str(tmp_path), "--results", str(tmp_path / "results")]
