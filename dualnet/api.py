@@ -57,7 +57,7 @@ class Trained:
     def state_dict(self, *, merged: bool = False) -> "OrderedDict[str, Tensor]":
         """Weights and buffers under the names of the uncut net.
 
-        merged  take the shared layers from net1 instead of net2
+        merged  take each shared layer from the part before its cut instead of the part behind it
         """
         from dualnet.export import state_of
 
@@ -104,13 +104,14 @@ def save_arrays(folder: str | Path, *, train: "tuple[np.ndarray, np.ndarray]",
 def train(net: "str | Callable[..., nn.Sequential]", data: str | Path = "auto", *,
           cut: str = "auto", out: str | Path | None = None, overwrite: bool = False,
           quiet: bool = False, **settings: Any) -> Trained:
-    """Cut `net` in two and train it in two processes on this machine.
+    """Cut `net` in two, or into a chain, and train it on this machine, a process for each part.
 
     net        a function that stands in a file, package.module:function, path/to/file.py:function,
                or the name of a network of the package
     data       the name of a data set, or a folder: of images, at train/CLASS/ and test/CLASS/, or
                of `save_arrays`, whose floating samples are taken as they are
-    cut        layer behind which the net is cut; "auto" takes where the work is split best
+    cut        layer behind which the net is cut, or several, "pool1,pool2"; "auto" takes where the
+               work is split best, with `parts=3` for three parts
     out        run folder; by default runs/ and a name made of the settings
     overwrite  replace a run that is there
     quiet      no progress on standard error

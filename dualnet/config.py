@@ -277,7 +277,8 @@ class TrainConfig(Config):
                                  minimum=0)
     device: str = flag("auto", "cpu, cuda or cuda:N; auto spreads the roles over the GPUs, or"
                        " takes the CPU", local=True, group="machine")
-    threads: int = flag(0, "CPU threads of each process; 0 takes one per core", minimum=0,
+    threads: int = flag(0, "CPU threads of each process; 0 takes one per core, or a share"
+                       " where `train dual` has all roles work at the same time", minimum=0,
                         local=True, group="machine")
 
     @property
