@@ -140,6 +140,13 @@ def test_eval_builds_the_merged_net_again(undisturbed, capsys):
     assert f"{100 * undisturbed.summary()['test_accuracy']:.2f} %" in capsys.readouterr().out
 
 
+def test_the_whole_net_is_exported(undisturbed, tmp_path):
+    path = tmp_path / "net.pt"
+    assert main(["export", str(undisturbed.folder), str(path)]) == 0
+    iterations = undisturbed.config()["iterations"]
+    assert is_same(torch.load(path), net_of(undisturbed, "merged", iterations))
+
+
 class RandomBatches:
     """Batches for a method without a run."""
 
