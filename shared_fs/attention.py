@@ -28,7 +28,7 @@ def await_peer(
     longest_sleep_s  the cap of a single sleep, where the counter has none of its own, seconds
     The deadline is the peer's silence or lack of progress; raises what `Peer.judge` raises then.
     """
-    next_look = clock.monotonic()
+    next_look = clock.monotonic() + counter.look_every_s
 
     def looked() -> bool | None:
         nonlocal next_look

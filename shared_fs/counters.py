@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from typing import Protocol
 
 from .errors import InvalidMessage, StorageError
-from .open_file import OpenFile, check_size
+from .open_file import OpenFile
 from .patience import patiently
 from .peer import Peer
 from .status import StatusWriter
@@ -116,7 +116,7 @@ class OwnPage:
     """
 
     def __init__(self, storage: Storage, name: str, patience_s: float) -> None:
-        self._storage, self._name = storage, name
+        self._storage = storage
 
         def create() -> None:
             self._fd, self._page = storage.create_mapped(name, PAGE_SIZE)
@@ -125,8 +125,7 @@ class OwnPage:
         self._words = memoryview(self._page).cast("q")
 
     def store(self, place: int, number: int) -> None:
-        """Tell the number of the channel at `place`.  Raises InvalidMessage if the page was cut."""
-        check_size(self._storage, self._fd, self._name, PAGE_SIZE)
+        """Tell the number of the channel at `place`."""
         self._storage.store(self._words, place * CELL // WORD, number)
 
     def close(self) -> None:

@@ -88,10 +88,13 @@ class LetterReceiver:
     def __init__(self, storage: Storage, profile: Profile, stem: str) -> None:
         self._storage, self._profile, self._stem = storage, profile, stem
 
-    def get(self, sequence: int, out: Array, identity: Identity) -> None:
+    def get(
+        self, sequence: int, out: Array, identity: Identity, look: Callable[[Array], None]
+    ) -> None:
         """Read an announced message into `out`.  Raises InvalidMessage, StorageError."""
         with self._open_announced(letter_name(self._stem, sequence)) as file:
             decode(file, out, identity)
+        look(out)
 
     def close(self) -> None:
         """Nothing is held."""

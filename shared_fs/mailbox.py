@@ -47,9 +47,11 @@ class Sender(Protocol):
 
 
 class Receiver(Protocol):
-    """Reads the messages of one channel."""
+    """Reads the messages of one channel, and shows each part of `out` to `look` when it is read."""
 
-    def get(self, sequence: int, out: Array, identity: Identity) -> None: ...
+    def get(
+        self, sequence: int, out: Array, identity: Identity, look: Callable[[Array], None]
+    ) -> None: ...
 
     def close(self) -> None: ...
 
@@ -155,21 +157,35 @@ class Mailbox:
         identity = self._identity(channel, sequence, sender.role)
         began = self.storage.monotonic()
         try:
-            received.receiver.get(sequence, out, identity)
+            finite = self._read(received, sequence, out, identity)
         except InvalidMessage as error:
             # A client that caches pages may have shown old ones; a damaged file stays damaged.
             log.warning("%s; reading it once more", error)
-            received.receiver.get(sequence, out, identity)
+            finite = self._read(received, sequence, out, identity)
         except (StorageError, WaitTimeout):
             self.guard()
             raise
-        if self.nonfinite != "allow" and not is_finite(out):
+        if not finite:
             self._tell_nonfinite(channel, sequence, out)
         received.newest = sequence
         received.counter.tell(sequence)
         self.traffic.bytes_received += out.nbytes
         self.traffic.note_storage(began, self.storage.monotonic(), self.storage.root)
         return out
+
+    def _read(
+        self, received: _Incoming, sequence: int, out: Array, identity: Identity
+    ) -> bool:
+        """Read a message into `out`; whether it is finite, or may be what it is."""
+        finite = True
+
+        def look(part: Array) -> None:
+            nonlocal finite
+            finite = finite and is_finite(part)
+
+        unseen = self.nonfinite == "allow"
+        received.receiver.get(sequence, out, identity, (lambda part: None) if unseen else look)
+        return finite
 
     def remove_messages(self) -> None:
         """Remove my message files and folder; only after the receivers have read them all.

@@ -11,6 +11,7 @@ never does.  It trusts nothing but the shape, dtype and identity that it expects
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,11 +24,14 @@ from .errors import InvalidMessage
 
 MAGIC = b"DNXMSG01"
 TRAILER_VERSION = 1
+STRETCH = 2**21  # bytes that are copied at a time, few enough to stay in the processor's cache
 LONGEST_HEADER = 512  # bytes of .npy header text; numpy writes 118 for up to about 20 axes
 
 # magic, version, flags, channel, run, incarnation, generation, sequence, payload bytes and crc;
 # then the crc of all that.
 _FIELDS = struct.Struct("<8sHH32s16s16sIQQI")
+_SAME = struct.Struct("<8sHH32s16s16sI")  # what all messages of a channel have in common,
+_OWN = struct.Struct("<QQI")  # and what each has of its own
 _CRC = struct.Struct("<I")
 _PREFIX = struct.Struct("<6sBBH")  # of .npy: magic, major, minor, header length
 TRAILER_SIZE = _FIELDS.size + _CRC.size
@@ -112,10 +116,19 @@ def decode(source: Source, out: Array, expected: Identity) -> Array:
     return out
 
 
-def decode_from(path: Path, memory: memoryview, out: Array, expected: Identity) -> Array:
+def decode_from(
+    path: Path,
+    memory: memoryview,
+    out: Array,
+    expected: Identity,
+    look: Callable[[Array], None] = lambda part: None,
+) -> Array:
     """`decode` from memory that holds the message at its beginning; one copy, no other.
 
-    A message without a checksum is accepted.  path: what the memory is, for messages.
+    A message without a checksum is accepted.
+
+    path  what the memory is, for messages
+    look  called with each stretch of `out`, flat, while it is in the processor's cache
     """
     _check_out(out, expected)
     header = _header(out.shape, out.dtype)
@@ -124,9 +137,12 @@ def decode_from(path: Path, memory: memoryview, out: Array, expected: Identity) 
         raise _invalid(path, f"{end + TRAILER_SIZE} bytes for {_kind(out)}", len(memory))
     if memory[:start] != header:
         raise _invalid(path, f"the header of {_kind(out)}", bytes(memory[:start]))
-    payload = _as_bytes(out)
-    payload[:] = memory[start:end]
-    trailer = bytes(memory[end : end + TRAILER_SIZE])
+    flat, stretch = out.reshape(-1), STRETCH // out.itemsize
+    for first in range(0, len(flat), stretch):
+        part, at = flat[first : first + stretch], start + first * out.itemsize
+        _as_bytes(part)[:] = memory[at : at + part.nbytes]
+        look(part)
+    payload, trailer = _as_bytes(out), bytes(memory[end : end + TRAILER_SIZE])
     if trailer != _trailer(payload, expected, checksum=False):  # what differs is said below
         _check_trailer(path, trailer, payload, expected, allowed_flags=(0, NO_CHECKSUM))
     return out
@@ -157,19 +173,19 @@ def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 
 
 def _trailer(payload: memoryview, identity: Identity, *, checksum: bool = True) -> bytes:
-    fields = _FIELDS.pack(
-        MAGIC,
-        TRAILER_VERSION,
-        0 if checksum else NO_CHECKSUM,
-        identity.channel.encode("ascii"),
-        bytes.fromhex(identity.run),
-        bytes.fromhex(identity.incarnation),
-        identity.generation,
-        identity.sequence,
-        len(payload),
-        zlib.crc32(payload) if checksum else 0,
-    )
-    return fields + _CRC.pack(zlib.crc32(fields))
+    same, crc = _same_fields(identity.run, identity.generation, identity.channel,
+                             identity.incarnation, 0 if checksum else NO_CHECKSUM)
+    own = _OWN.pack(identity.sequence, len(payload), zlib.crc32(payload) if checksum else 0)
+    return same + own + _CRC.pack(zlib.crc32(own, crc))
+
+
+@lru_cache(maxsize=256)
+def _same_fields(run: str, generation: int, channel: str, incarnation: str,
+                 flags: int) -> tuple[bytes, int]:
+    """The beginning of a trailer, and the crc32 of it; kept, as it is half of a small message."""
+    same = _SAME.pack(MAGIC, TRAILER_VERSION, flags, channel.encode("ascii"), bytes.fromhex(run),
+                      bytes.fromhex(incarnation), generation)
+    return same, zlib.crc32(same)
 
 
 def _check_header(source: Source, out: Array) -> None:

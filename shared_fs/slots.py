@@ -9,6 +9,7 @@ before each copy, which leaves a moment; nobody but the two roles may write in t
 """
 
 import mmap
+from collections.abc import Callable
 
 from .message import Array, Identity, decode_from, encode_into, encoded_size
 from .open_file import OpenFile, check_size
@@ -78,7 +79,9 @@ class SlotReceiver:
         self._storage, self._stem, self._window = storage, stem, window
         self._slots: dict[str, tuple[OpenFile, mmap.mmap]] = {}
 
-    def get(self, sequence: int, out: Array, identity: Identity) -> None:
+    def get(
+        self, sequence: int, out: Array, identity: Identity, look: Callable[[Array], None]
+    ) -> None:
         """Copy an announced message into `out`.  Raises InvalidMessage, StorageError."""
         name, size = slot_name(self._stem, sequence, self._window), encoded_size(out)
         if name not in self._slots or len(self._slots[name][1]) < size:
@@ -86,7 +89,7 @@ class SlotReceiver:
         file, mapped = self._slots[name]
         file.check_size()
         with memoryview(mapped) as memory:
-            decode_from(file.path, memory, out, identity)
+            decode_from(file.path, memory, out, identity, look)
 
     def close(self) -> None:
         """Unmap all slots."""

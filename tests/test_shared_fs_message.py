@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shared_fs import InvalidMessage
+from shared_fs import InvalidMessage, message
 from shared_fs.message import TRAILER_SIZE, Identity, decode, encode
 
 IDENTITY = Identity(
@@ -206,3 +206,15 @@ def test_a_file_of_the_wrong_size_is_refused_before_it_is_read():
 def test_an_out_that_cannot_be_read_into_is_refused(out):
     with pytest.raises(ValueError, match="out must be"):
         decode(MemorySource(joined(np.zeros(8))), out, IDENTITY)
+
+
+def test_a_long_message_is_shown_stretch_by_stretch_whole_and_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(message, "STRETCH", 100)
+    array = np.arange(60, dtype=np.float64).reshape(3, 20)
+    memory = memoryview(bytearray(message.encoded_size(array)))
+    message.encode_into(memory, array, IDENTITY, checksum=False)
+    seen, out = [], np.empty_like(array)
+    message.decode_from(tmp_path, memory, out, IDENTITY, lambda part: seen.append(part.copy()))
+    np.testing.assert_array_equal(out, array)
+    assert [len(part) for part in seen] == [12] * 5     # of 8 bytes each
+    np.testing.assert_array_equal(np.concatenate(seen), array.ravel())
