@@ -5,7 +5,7 @@ Each process is a rank of torch.distributed; rank 0 writes the run folder and te
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -73,12 +73,11 @@ class World:
                 find_unused_parameters=skips)
 
 
-def world_of(environment: Mapping[str, str] = os.environ) -> World:
+def world_of() -> World:
     """The process that torchrun has made of this one; the only one without it."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    if not all(name in environment for name in names):
-        return World()
-    return World(*(int(environment[name]) for name in names))
+    found = [os.environ.get(name) for name in names]
+    return World(*(int(number) for number in found if number)) if all(found) else World()
 
 
 @contextmanager

@@ -210,8 +210,13 @@ def test_a_batch_that_two_processes_cannot_share_is_refused(folder):
     assert not (folder / "odd").exists()
 
 
-def test_the_process_is_what_torchrun_says():
-    assert world_of({}) == World(0, 1, 0, 1)
-    found = world_of({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"})
+def test_the_process_is_what_torchrun_says(monkeypatch):
+    said = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    for name in said:
+        monkeypatch.delenv(name, raising=False)
+    assert world_of() == World(0, 1, 0, 1)
+    for name, number in said.items():
+        monkeypatch.setenv(name, number)
+    found = world_of()
     assert found == World(5, 8, 1, 4)
     assert found.role == "rank1" and len(found.roles) == 4

@@ -59,8 +59,11 @@ class Home:
         return self.folder / f"{checkpoint.generation}-{checkpoint.step}.json"
 
 
-def train(say, folder, role, channels=CHANNELS, steps=STEPS, slowly=False, **options):
-    """A toy: each step sends its state around and mixes in what it gets, which differs per role."""
+def train(say, folder, role, channels=CHANNELS, steps=STEPS, fatal=None, **options):
+    """A toy: each step sends its state around and mixes in what it gets, which differs per role.
+
+    fatal  the step after which the process kills itself
+    """
     home = Home(Path(folder).parent / f"home-{role}")
     exchange = Exchange(
         folder, role, channels=channels, home=home.name, held=home.held,
@@ -71,21 +74,21 @@ def train(say, folder, role, channels=CHANNELS, steps=STEPS, slowly=False, **opt
         with exchange:
             while True:
                 try:
-                    return finish(say, exchange, home, steps, slowly)
+                    return finish(say, exchange, home, steps, fatal)
                 except PeerRestarted:
                     exchange.rejoin()
     except RunOver:
         return "over"
 
 
-def finish(say, exchange, home, steps, slowly):
+def finish(say, exchange, home, steps, fatal=None):
     start = exchange.start
     say(("start", start.generation, start.base, start.step))
     state = home.load(start.checkpoint) if start.checkpoint else [len(exchange.role), 0]
     for step in range(start.step, steps):
-        state = mixed(exchange, step, state, slowly)
-        if slowly:
-            say(step)
+        state = mixed(exchange, step, state)
+        if step == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
         if (step + 1) % EVERY == 0:
             home.save(Checkpoint(start.run, start.generation, step + 1), state)
             exchange.announce_held(home.held())
@@ -95,7 +98,7 @@ def finish(say, exchange, home, steps, slowly):
     return state
 
 
-def mixed(exchange, step, state, slowly):
+def mixed(exchange, step, state):
     """One step: every message counts once, or the final state differs."""
     exchange.report(step=step)
     mine = [name for name, ends in exchange.channels.items() if ends[0] == exchange.role]
@@ -123,6 +126,11 @@ def result(role):
     return said
 
 
+def wait_until_killed(role):
+    role.process.join(60)
+    assert role.process.exitcode == -signal.SIGKILL
+
+
 def undisturbed(folder, channels, roles):
     running = [Role(train, folder / "reference" / "exchange", role, channels) for role in roles]
     return [result(role) for role in running]
@@ -132,14 +140,12 @@ def undisturbed(folder, channels, roles):
 def test_a_killed_role_that_is_started_again_ends_in_the_same_state(tmp_path, victim):
     expected = undisturbed(tmp_path, CHANNELS, ("net1", "net2"))
     folder = tmp_path / "run" / "exchange"
-    roles = {name: Role(train, folder, name, CHANNELS, STEPS, True) for name in ("net1", "net2")}
+    roles = {name: Role(train, folder, name, CHANNELS, STEPS, 12 if name == victim else None)
+             for name in ("net1", "net2")}
     assert [hear_start(role) for role in roles.values()] == [(1, 0, 0)] * 2
-    while roles[victim].hear(60) != 12:
-        pass
-    roles[victim].kill()
-    roles[victim].process.join(30)
+    wait_until_killed(roles[victim])
     survivor = roles["net1" if victim == "net2" else "net2"]
-    roles[victim] = Role(train, folder, victim, CHANNELS, STEPS, True)
+    roles[victim] = Role(train, folder, victim)
     # Killed after step 12: both hold the checkpoint of step 10 of generation 1.
     assert hear_start(roles[victim]) == (2, 1, 10)
     assert hear_start(survivor) == (2, 1, 10)
@@ -152,12 +158,10 @@ def test_both_killed_and_started_again_go_on_too(tmp_path):
     expected = undisturbed(tmp_path, CHANNELS, ("net1", "net2"))
     folder = tmp_path / "run" / "exchange"
     for stop in (7, 18, 31):
-        roles = [Role(train, folder, name, CHANNELS, STEPS, True) for name in ("net1", "net2")]
-        while roles[0].hear(60) != stop:
-            pass
-        for role in roles:
-            role.kill()
-            role.process.join(30)
+        roles = [Role(train, folder, "net1", CHANNELS, STEPS, stop), Role(train, folder, "net2")]
+        wait_until_killed(roles[0])
+        roles[1].kill()
+        roles[1].process.join(30)
     roles = [Role(train, folder, name) for name in ("net1", "net2")]
     assert [hear_start(role)[0] for role in roles] == [4, 4]
     assert [result(role) for role in roles] == expected
@@ -169,13 +173,11 @@ def test_three_roles_survive_a_kill_of_each(tmp_path):
     names = ("net1", "net2", "net3")
     expected = undisturbed(tmp_path, CHAIN, names)
     folder = tmp_path / "run" / "exchange"
-    roles = {name: Role(train, folder, name, CHAIN, STEPS, True) for name in names}
-    for victim, stop in (("net2", 8), ("net1", 17), ("net3", 29)):
-        while roles[victim].hear(60) != stop:
-            pass
-        roles[victim].kill()
-        roles[victim].process.join(30)
-        roles[victim] = Role(train, folder, victim, CHAIN, STEPS, True)
+    fatal = {"net2": 8, "net1": 17, "net3": 29}
+    roles = {name: Role(train, folder, name, CHAIN, STEPS, fatal[name]) for name in names}
+    for victim in fatal:
+        wait_until_killed(roles[victim])
+        roles[victim] = Role(train, folder, victim, CHAIN)
     assert [result(role) for role in roles.values()] == expected
 
 
@@ -184,7 +186,7 @@ def end_in_the_barrier(say, folder):
     home = Home(Path(folder).parent / "home-net1")
     with Exchange(folder, "net1", channels=CHANNELS, home=home.name, held=home.held) as exchange:
         exchange._part.wait_until_done = lambda: os.kill(os.getpid(), signal.SIGKILL)
-        finish(say, exchange, home, STEPS, False)
+        finish(say, exchange, home, STEPS)
 
 
 def test_a_role_killed_in_the_final_barrier_does_not_train_further(tmp_path):
@@ -235,7 +237,7 @@ def stop_in_good_order(say, folder):
     exchange = Exchange(folder, "net1", channels=CHANNELS, home=home.name, held=home.held)
     try:
         with exchange:
-            mixed(exchange, 0, [1, 0], False)
+            mixed(exchange, 0, [1, 0])
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         return "stopped"
@@ -251,7 +253,7 @@ def test_a_peer_that_stopped_or_died_is_awaited_for_peer_timeout_and_no_longer(t
 def die(say, folder):
     home = Home(Path(folder).parent / "home-net1")
     exchange = Exchange(folder, "net1", channels=CHANNELS, home=home.name, held=home.held).open()
-    mixed(exchange, 0, [1, 0], False)
+    mixed(exchange, 0, [1, 0])
     os.kill(os.getpid(), signal.SIGKILL)
 
 
