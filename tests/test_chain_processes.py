@@ -104,9 +104,10 @@ def test_a_finished_chain_is_scored_exported_and_told_of(three, tmp_path, capsys
 
 @pytest.mark.slow
 @pytest.mark.fault(9, "SIGKILL of each role of a chain of three, once each")
-@pytest.mark.parametrize("words", [[], ["--schedule", "pipelined", "--micro-batches", "2"],
-                                   ["--schedule", "async"]],
-                         ids=["lockstep", "pipelined", "async"])
+@pytest.mark.parametrize("words", [
+    [], pytest.param(["--schedule", "pipelined", "--micro-batches", "2"],
+                     marks=pytest.mark.exhaustive),
+    ["--schedule", "async"]], ids=["lockstep", "pipelined", "async"])
 def test_the_kill_of_any_role_does_not_show_in_the_net(pair, tmp_path, words):
     roles = ("net1", "net2", "net3")
     wild = pair("wild", *THREE, *words, roles=roles)
@@ -128,7 +129,9 @@ def test_the_kill_of_any_role_does_not_show_in_the_net(pair, tmp_path, words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["net1", "net2", "net3"])
+@pytest.mark.parametrize("victim", [
+    pytest.param("net1", marks=pytest.mark.exhaustive), "net2",
+    pytest.param("net3", marks=pytest.mark.exhaustive)])
 def test_the_same_command_goes_on_after_the_kill_of_a_role(tmp_path, victim):
     write_cifar10(tmp_path)
     words = [*THREE, "--iterations", "40", "--checkpoint-every", "5", "--log-every", "1"]

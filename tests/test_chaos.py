@@ -9,6 +9,8 @@ from pairs import ITERATIONS, ROLES
 
 from dualnet.metrics import MetricsReader
 
+EXHAUSTIVE = [pytest.mark.exhaustive, pytest.mark.timeout(900)]
+
 
 def wait_a_little(rng):
     """A moment of up to 30 ms that falls anywhere in an iteration, a test or a checkpoint."""
@@ -53,13 +55,16 @@ def check(pair, calm):
 
 
 @pytest.mark.slow
-@pytest.mark.fault(9, "30 seeded SIGKILLs of net1, net2 or both, some iterations and ms apart")
+@pytest.mark.fault(9, "seeded SIGKILLs of net1, net2 or both, some iterations and ms apart")
 @pytest.mark.parametrize(("kills", "words"), [
-    (30, ["--loss", "admm"]),
-    (6, ["--loss", "euclidean"]),
-    (6, ["--loss", "admm", "--schedule", "alternating", "--net1-steps", "7", "--net2-steps", "4"]),
+    (6, ["--loss", "admm"]),
+    pytest.param(30, ["--loss", "admm"], marks=EXHAUSTIVE),
+    pytest.param(6, ["--loss", "euclidean"], marks=EXHAUSTIVE),
+    pytest.param(6, ["--loss", "admm", "--schedule", "alternating", "--net1-steps", "7",
+                     "--net2-steps", "4"], marks=EXHAUSTIVE),
     (6, ["--loss", "admm", "--schedule", "async"]),
-], ids=["admm lockstep", "euclidean lockstep", "admm alternating", "admm async"])
+], ids=["admm lockstep", "admm lockstep often", "euclidean lockstep", "admm alternating",
+        "admm async"])
 def test_random_kills_do_not_show_in_the_net(pair, kills, words):
     calm = pair("calm", *words)
     calm.finish()

@@ -3,8 +3,9 @@
 import pytest
 from protocol_model import Case, Rules, search
 
+EXHAUSTIVE = [pytest.mark.exhaustive, pytest.mark.timeout(900)]
 CASES = {
-    # name: (case, states found once, for the record; slow if it takes more than a few seconds)
+    # name: (case, states found once, for the record; exhaustive if it takes about a minute)
     "no fault": (Case(kills=0), 214),
     "one kill": (Case(kills=1, iterations=5), 8_723),
     "two kills": (Case(kills=2, iterations=5), 123_336),
@@ -17,7 +18,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (states > 500_000))
+    "name", [pytest.param(name, marks=EXHAUSTIVE if states > 500_000 else [])
              for name, (_, states) in CASES.items()])
 def test_every_order_of_events_ends_with_each_iteration_applied_once(name):
     case, states = CASES[name]

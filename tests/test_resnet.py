@@ -282,7 +282,7 @@ def test_meprop_gives_a_share_of_the_maps_a_gradient(by_sample):
 # -- where and how it is computed ------------------------------------------------------------------
 
 @pytest.mark.parametrize("changes", [
-    {"channels_last": True}, pytest.param({"compile": True}, marks=pytest.mark.slow),
+    {"channels_last": True}, pytest.param({"compile": True}, marks=pytest.mark.exhaustive),
     pytest.param({"compile": True, "stochastic_depth": "uniform"}, marks=pytest.mark.slow)],
     ids=str)
 def test_layout_and_compilation_change_rounding_only(changes):
