@@ -15,17 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualnet.errors import UserError
+from dualnet.methods import role_of_whole
 from dualnet.methods.dual.wire import roles_of
-from dualnet.methods.net2wider.settings import WIDER
-from dualnet.methods.partition.settings import MERGED
 from dualnet.run import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
-# Of methods that train narrow nets first: the role of the whole one.
-WHOLE = {"partition": MERGED, "net2wider": WIDER}
 
 
 def state_of(run: Run, *, merged: bool = False) -> "OrderedDict[str, Tensor]":
@@ -42,8 +39,7 @@ def state_of(run: Run, *, merged: bool = False) -> "OrderedDict[str, Tensor]":
         if merged:
             raise UserError(f"{run.folder} is not of a dual net, so there is no second copy of a "
                             "layer to merge; leave out --merged")
-        role = WHOLE.get(config["method"], config["method"])
-        state = run.load_checkpoint(role, iterations)
+        state = run.load_checkpoint(role_of_whole(config["method"]), iterations)
         return _folded(state["net"], state.get("survival", {}))
     parts = [run.load_checkpoint(role, iterations)["part"] for role in roles_of(config["cut"])]
     groups = [(parts[0], "body.")]

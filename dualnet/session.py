@@ -23,15 +23,16 @@ from dualnet.data.dataset import Dataset
 from dualnet.errors import Diverged, UserError
 from dualnet.evaluate import score
 from dualnet.from_prototxt import build_net
+from dualnet.methods import role_of_whole
 from dualnet.methods.boosted.settings import ROLE as BOOSTED
 from dualnet.methods.boosted.settings import BoostedConfig
 from dualnet.methods.boosted.training import Boosted, grown_net
 from dualnet.methods.dual.build import build_parts
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import through
-from dualnet.methods.net2wider.settings import WIDER, Net2WiderConfig
+from dualnet.methods.net2wider.settings import Net2WiderConfig
 from dualnet.methods.net2wider.training import wider_net
-from dualnet.methods.partition.settings import MERGED, PartitionConfig
+from dualnet.methods.partition.settings import PartitionConfig
 from dualnet.methods.partition.training import merged_net
 from dualnet.methods.protocol import Alone, Method, Record
 from dualnet.methods.resnet.settings import RESNET, ResnetConfig
@@ -45,10 +46,10 @@ from shared_fs import Checkpoint, NonFinite, Start
 CONFIGS: dict[str, type[TrainConfig]] = {
     "dual": DualConfig, "single": TrainConfig, "partition": PartitionConfig,
     "net2wider": Net2WiderConfig, RESNET: ResnetConfig, "boosted": BoostedConfig}
-# Of methods that end with a whole net: its role, and how it is built of that of the settings.
-WHOLE: dict[str, tuple[str, Callable[[Any, nn.Sequential], nn.Sequential]]] = {
-    "single": (Single.name, lambda settings, net: net), "partition": (MERGED, merged_net),
-    "net2wider": (WIDER, wider_net), RESNET: (RESNET, with_survival)}
+# Of methods that end with a whole net: how it is built of that of the settings.
+WHOLE: dict[str, Callable[[Any, nn.Sequential], nn.Sequential]] = {
+    "single": lambda settings, net: net, "partition": merged_net, "net2wider": wider_net,
+    RESNET: with_survival}
 
 
 def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
@@ -176,9 +177,9 @@ def evaluate(run: Run, changes: Mapping[str, Any]) -> dict[str, float]:
         return {"test accuracy": _accuracy(net, batches, device, settings)}
     accuracy = partial(_accuracy, batches=batches, device=device, settings=settings)
     if method in WHOLE:
-        role, build = WHOLE[method]
-        net = build(settings, net)
-        net.load_state_dict(run.load_checkpoint(role, settings.iterations)["net"])
+        net = WHOLE[method](settings, net)
+        state = run.load_checkpoint(role_of_whole(method), settings.iterations)
+        net.load_state_dict(state["net"])
         return {"test accuracy": accuracy(net)}
     assert isinstance(settings, DualConfig)
     parts = build_parts(settings, net)

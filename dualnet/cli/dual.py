@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualnet.cli.cuts import show_cuts
+from dualnet.cli.follow import follow
 from dualnet.cli.parser import add_settings, settings_of
 from dualnet.cli.progress import Progress
 from dualnet.cli.runs import (
-    POLL_S,
     add_output,
     discard_if_untrained,
     hint_for,
@@ -21,7 +21,6 @@ from dualnet.cli.runs import (
     tell_notes,
 )
 from dualnet.methods.dual.settings import DualConfig
-from dualnet.stopping import noted
 
 if TYPE_CHECKING:
     from dualnet.launcher import Failure
@@ -70,28 +69,21 @@ def run_dual(settings: DualConfig, run: "Run", exchange_dir: Path, *, overwrite:
     Goes on with a run that was interrupted.  Passes a signal on to all roles, which write a
     checkpoint, and raises Stopped then.
     """
-    from dualnet.launcher import Launcher
-    from dualnet.metrics import MetricsReader
-
     run.start("dual", settings, overwrite=overwrite)
     words: list[str | Path] = ["--config", run.config_path, "--out", run.folder,
                                "--exchange-dir", exchange_dir, "--quiet", "--end-with-stdin",
                                "--threads", str(threads_of_each(settings))]
     roles = settings.roles
     progress = Progress(settings.iterations, roles, run=run.folder, quiet=quiet)
-    readers = {role: MetricsReader(run.metrics_path(role)) for role in roles}
-    for reader in readers.values():
-        reader.new()        # what an earlier attempt has written is not news
-    with noted() as stop, Launcher(run, {role: [role, *words] for role in roles}) as launcher:
-        devices = ""
-        while launcher.wait(POLL_S) and launcher.failure() is None and not stop.is_asked:
-            if not devices and (devices := devices_of(run, launcher.pids)):
-                progress.say(devices)
-            follow(readers, progress)
-        failure = launcher.failure()
-        if stop.number is not None:
-            launcher.stop(stop.number)
-    follow(readers, progress)
+    devices = ""
+
+    def show(readers: "dict[str, MetricsReader]", pids: Mapping[str, int]) -> None:
+        nonlocal devices
+        if not devices and (devices := devices_of(run, pids)):
+            progress.say(devices)
+        show_lines(readers, progress)
+
+    failure, stop = follow(run, {role: [role, *words] for role in roles}, show)
     progress.close()
     if not run.is_over:
         discard_if_untrained(run)
@@ -115,7 +107,7 @@ def devices_of(run: "Run", pids: Mapping[str, int]) -> str:
     return ", ".join(texts) if len(texts) == len(pids) else ""
 
 
-def follow(readers: "dict[str, MetricsReader]", progress: Progress) -> None:
+def show_lines(readers: "dict[str, MetricsReader]", progress: Progress) -> None:
     """Show what the roles have written since the last look, step by step."""
     lines = [(line["generation"], line["step"], role, line) for role, reader in readers.items()
              for line in reader.new()]

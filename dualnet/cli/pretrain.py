@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualnet.cli import runs
+from dualnet.cli.follow import follow
 from dualnet.cli.parser import add_settings, settings_of
 from dualnet.cli.progress import Progress
 from dualnet.cli.role import follow_stdin
 from dualnet.config import choose
 from dualnet.methods.net2wider.settings import TEACHER, WIDER, Net2WiderConfig
 from dualnet.methods.partition.settings import MERGED, PartitionConfig
-from dualnet.stopping import noted
 
 if TYPE_CHECKING:
     from dualnet.launcher import Failure
@@ -95,9 +95,6 @@ def _in_processes(settings: PartitionConfig, run: "Run", quiet: bool) -> "Failur
 
     Passes a signal on to them, upon which each writes a checkpoint, and raises Stopped then.
     """
-    from dualnet.launcher import Launcher
-    from dualnet.metrics import MetricsReader
-
     at_once = min(settings.jobs, settings.sub_models)
     threads = settings.threads or max(len(os.sched_getaffinity(0)) // at_once, 1)
     words: list[str | Path] = [
@@ -105,24 +102,16 @@ def _in_processes(settings: PartitionConfig, run: "Run", quiet: bool) -> "Failur
         str(threads), "--device", settings.device, "--data-dir", settings.data_dir, "--quiet",
         "--end-with-stdin", "--only"]
     progress = Progress(settings.merge_at or 0, settings.sub_roles, run=run.folder, quiet=quiet)
-    readers = {role: MetricsReader(run.metrics_path(role)) for role in settings.sub_roles}
-    for reader in readers.values():
-        reader.new()        # what an earlier attempt has written is not news
     arguments = {role: [*words, role] for role in settings.sub_roles}
-    with noted() as stop, Launcher(run, arguments, at_once) as launcher:
-        while launcher.wait(runs.POLL_S) and launcher.failure() is None and not stop.is_asked:
-            _follow(readers, progress)
-        failure = launcher.failure()
-        if stop.number is not None:
-            launcher.stop(stop.number)
-    _follow(readers, progress)
+    failure, stop = follow(run, arguments, lambda readers, _: _show_lines(readers, progress),
+                           at_once)
     progress.close()
     if not run.is_over:
         stop.check(RESUME_HINT)
     return failure
 
 
-def _follow(readers: "dict[str, MetricsReader]", progress: Progress) -> None:
+def _show_lines(readers: "dict[str, MetricsReader]", progress: Progress) -> None:
     """Show what the sub-models have written since the last look; whose a test is, is said."""
     for role, reader in readers.items():
         for line in reader.new():

@@ -14,8 +14,6 @@ from dualnet.stopping import resume_hint
 if TYPE_CHECKING:
     from dualnet.run import Run
 
-POLL_S = 0.1    # between two looks at the processes of a run
-
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """The flags that say where the run goes."""

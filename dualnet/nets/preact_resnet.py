@@ -19,6 +19,7 @@ from dualnet.nets.residual import (
     GlobalAveragePool,
     PaddedShortcut,
     ResidualBlock,
+    stages,
 )
 from dualnet.nets.resnet import WIDTHS
 
@@ -77,12 +78,10 @@ def preact(input_shape: tuple[int, int, int], classes: int, *, blocks: int,
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["stem"] = Conv(input_shape[0], stem, 3, bias=stem_bias)
     channels = stem
-    for stage, width in enumerate(widths, start=1):
-        for number in range(blocks):
-            name = f"block{stage}_{number}"
-            layers[name] = PreactBlock(channels, width, 2 if stage > 1 and number == 0 else 1,
-                                       projection, Dropout(name, dropout) if dropout else None)
-            channels = width
+    for name, width, stride in stages(blocks, widths):
+        layers[name] = PreactBlock(channels, width, stride, projection,
+                                   Dropout(name, dropout) if dropout else None)
+        channels = width
     layers["bn"] = nn.BatchNorm2d(channels)
     layers["relu"] = nn.ReLU()
     layers["pool"] = GlobalAveragePool()

@@ -1,6 +1,6 @@
 """What residual nets have in common: the sum of a shortcut and a branch that can be skipped."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,16 @@ class Classifier(nn.Linear):
         """Draw the weights anew."""
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         nn.init.zeros_(self.bias)
+
+
+def stages(blocks: int, widths: Sequence[int]) -> Iterator[tuple[str, int, int]]:
+    """Name, maps and stride of each block of a net of `blocks` blocks with each of `widths` maps.
+
+    The first block of every stage but the first halves the sides.
+    """
+    for stage, width in enumerate(widths, start=1):
+        for number in range(blocks):
+            yield f"block{stage}_{number}", width, 2 if stage > 1 and number == 0 else 1
 
 
 class PaddedShortcut(nn.Module):

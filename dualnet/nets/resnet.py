@@ -17,6 +17,7 @@ from dualnet.nets.residual import (
     GlobalAveragePool,
     PaddedShortcut,
     ResidualBlock,
+    stages,
 )
 
 WIDTHS = (16, 32, 64)
@@ -66,11 +67,9 @@ def resnet(input_shape: tuple[int, int, int], classes: int, *, blocks: int,
         conv=Conv(input_shape[0], WIDTHS[0], 3, bias=stem_bias), bn=nn.BatchNorm2d(WIDTHS[0]),
         relu=nn.ReLU()))
     channels = WIDTHS[0]
-    for stage, width in enumerate(WIDTHS, start=1):
-        for number in range(blocks):
-            stride = 2 if stage > 1 and number == 0 else 1
-            layers[f"block{stage}_{number}"] = BasicBlock(channels, width, stride, projection)
-            channels = width
+    for name, width, stride in stages(blocks, WIDTHS):
+        layers[name] = BasicBlock(channels, width, stride, projection)
+        channels = width
     layers["pool"] = GlobalAveragePool()
     layers["fc"] = Classifier(channels, classes)
     return nn.Sequential(layers)
