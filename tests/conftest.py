@@ -1,6 +1,20 @@
 """Fixtures that several test files share."""
 
+import functools
+
 import pytest
+
+from dualnet.data import shapes
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built_in_set_drawn_once():
+    """In this process all tests read one drawing of the built-in data set, which takes 2 s."""
+    draw = shapes.load
+    once = functools.cache(draw)
+    shapes.load = functools.wraps(draw)(lambda folder=None: once())
+    yield
+    shapes.load = draw
 
 
 @pytest.fixture
