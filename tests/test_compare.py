@@ -257,7 +257,7 @@ def test_a_comparison_goes_on_where_it_was_killed(tmp_path):
 @pytest.mark.slow
 def test_variants_of_the_schedule_are_trained_tabulated_and_found_again(tmp_path):
     write_cifar10(tmp_path)
-    words = ["--single", "--seeds", "0,1", *SMALL, "--variant", "lockstep=", "--variant",
+    words = ["--single", "--seeds", "1", *SMALL, "--variant", "lockstep=", "--variant",
              "in-halves=--schedule pipelined --micro-batches 2"]
     code, out, err = finish(*words, folder=tmp_path)
     assert code == 0, err
@@ -265,15 +265,13 @@ def test_variants_of_the_schedule_are_trained_tabulated_and_found_again(tmp_path
     assert [line.split()[0] for line in (folder / "table.txt").read_text().split("\n\n")[0]
             .splitlines()] == ["variant", "single", "lockstep", "in-halves"]
     rows = {row["name"]: row for row in csv.DictReader((folder / "runs.csv").open())}
-    assert list(rows) == [f"{kind}-s{seed}" for kind in ("single", "lockstep", "in-halves")
-                          for seed in (0, 1)]
+    assert list(rows) == ["single-s1", "lockstep-s1", "in-halves-s1"]
     config = json.loads((folder / "in-halves-s1" / "config.json").read_text())
     assert (config["schedule"], config["micro_batches"], config["seed"]) == ("pipelined", 2, 1)
     # the pipeline adds up the gradients of its halves: the numbers of lockstep
-    assert [rows[f"in-halves-s{seed}"]["accuracy"] for seed in (0, 1)] == [
-        rows[f"lockstep-s{seed}"]["accuracy"] for seed in (0, 1)]
+    assert rows["in-halves-s1"]["accuracy"] == rows["lockstep-s1"]["accuracy"]
     code, again, err = finish(*words, folder=tmp_path)
-    assert (code, again) == (0, out) and "6 of them trained before" in err
+    assert (code, again) == (0, out) and "3 of them trained before" in err
 
 
 def _frozen(folder):
@@ -307,14 +305,6 @@ def test_a_diverged_run_does_not_end_the_comparison_and_another_failure_does(tmp
     (["nothing"], "this is no run"),
     (["nothing", "--lr", "0.1"], "trains nothing, so --lr has no use"),
     (["--losses", "admm", "--exchange-dir", "missing"], "--exchange-dir missing is no folder"),
-], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
-def test_bad_input_is_refused_before_anything_is_trained(tmp_path, words, sentence):
-    code, _, err = finish(*words, folder=tmp_path)
-    assert code == 2 and sentence in err, err
-    assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(("words", "sentence"), [
     (["--variant", "fast=--schedul pipelined"], "fast: unknown argument '--schedul'; did you mean "
      "--schedule?"),
     (["--variant", "fast=--schedule pipelind"], "--variant fast: unknown value of --schedule"),
@@ -328,9 +318,10 @@ def test_bad_input_is_refused_before_anything_is_trained(tmp_path, words, senten
     (["--variant", "a=--lr 1", "--variant", "a=--lr 2"], "two variants are called a"),
     (["nothing", "--variant", "a=--lr 1"], "trains nothing, so --variant has no use"),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
-def test_a_bad_variant_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys, words,
-                                                             sentence):
+def test_bad_input_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys, words,
+                                                         sentence):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DUALNET_DATA", str(tmp_path))
     try:
         code = main(["compare", *words])
     except SystemExit as ended:

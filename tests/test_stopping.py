@@ -1,6 +1,7 @@
 """Stopping and going on with real processes: signals, pauses, failures, damaged checkpoints."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -40,7 +41,7 @@ def check_weights(run, calm):
 @pytest.mark.fault(12, "one role stopped and started again, the other left alone")
 @pytest.mark.parametrize(("victim", "number"), [
     ("net2", signal.SIGTERM), pytest.param("net1", signal.SIGUSR1, marks=pytest.mark.slow),
-    pytest.param("net2", signal.SIGINT, marks=pytest.mark.slow)])
+    pytest.param("net2", signal.SIGINT, marks=pytest.mark.exhaustive)])
 def test_a_role_that_is_stopped_and_started_again_goes_on_where_it_was(pair, calm, victim, number):
     two = pair("two")
     other = ROLES[1 - ROLES.index(victim)]
@@ -198,7 +199,6 @@ class Dual:
 
     def __init__(self, folder, *words):
         self.folder, self.run, self.words = folder, Run(folder / "run"), words
-        write_cifar10(folder)
         self.started = []
 
     def start(self, *words):
@@ -227,6 +227,32 @@ class Dual:
 
 @pytest.fixture
 def dual(tmp_path):
+    dual = Dual(write_cifar10(tmp_path))
+    yield dual
+    dual.clear()
+
+
+def interrupt(dual):
+    """Stop the run with two checkpoints behind it."""
+    process = dual.start()
+    dual.await_checkpoint(10)
+    process.terminate()
+    process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def halfway(tmp_path_factory):
+    """The folder of a run that was stopped with two checkpoints behind it."""
+    dual = Dual(write_cifar10(tmp_path_factory.mktemp("halfway")))
+    interrupt(dual)
+    dual.clear()
+    return dual.folder
+
+
+@pytest.fixture
+def interrupted(halfway, tmp_path):
+    """A copy of the stopped run."""
+    shutil.copytree(halfway, tmp_path, dirs_exist_ok=True)
     dual = Dual(tmp_path)
     yield dual
     dual.clear()
@@ -234,8 +260,8 @@ def dual(tmp_path):
 
 @pytest.mark.fault(13, "SIGTERM, SIGINT and SIGUSR1 to train dual")
 @pytest.mark.parametrize("number", [
-    signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-    pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+    pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive), signal.SIGINT,
+    pytest.param(signal.SIGUSR1, marks=pytest.mark.exhaustive)])
 def test_a_signal_to_the_command_saves_both_roles_and_the_same_command_resumes(dual, calm, number):
     process = dual.start()
     dual.await_checkpoint(10)
@@ -288,19 +314,10 @@ def test_the_same_command_resumes_after_the_launcher_was_killed(dual, calm):
     assert code == 2 and "holds a finished run" in err
 
 
-def interrupted(dual):
-    """Stop the run with two checkpoints behind it."""
-    process = dual.start()
-    dual.await_checkpoint(10)
-    process.terminate()
-    process.communicate(timeout=60)
-    return dual.run.resumes_from(ROLES)
-
-
 @pytest.mark.slow
 @pytest.mark.fault(62, "a flipped byte in the newest checkpoint of one role")
-def test_a_damaged_checkpoint_costs_some_iterations_and_no_more(dual, calm):
-    step = interrupted(dual)
+def test_a_damaged_checkpoint_costs_some_iterations_and_no_more(interrupted, calm):
+    dual, step = interrupted, interrupted.run.resumes_from(ROLES)
     checkpoints = dual.run.checkpoints("net2")
     path = next(checkpoints.folder.glob(f"*-step{step:08d}.pt"))
     data = bytearray(path.read_bytes())
@@ -316,13 +333,12 @@ def test_a_damaged_checkpoint_costs_some_iterations_and_no_more(dual, calm):
 
 @pytest.mark.slow
 @pytest.mark.fault(63, "checkpoints of a run with another learning rate, copied over")
-def test_checkpoints_of_another_run_are_refused(dual, tmp_path):
-    interrupted(dual)
+def test_checkpoints_of_another_run_are_refused(interrupted, tmp_path):
+    dual = interrupted
     (tmp_path / "other").mkdir()
-    other = Dual(tmp_path / "other")
-    other.words = ("--lr", "0.02")
+    other = Dual(write_cifar10(tmp_path / "other"), "--lr", "0.02")
     try:
-        interrupted(other)
+        interrupt(other)
         for path in other.run.checkpoints("net1").folder.iterdir():
             os.replace(path, dual.run.checkpoints("net1").folder / path.name)
         code, _, err = dual.finish()
@@ -332,8 +348,8 @@ def test_checkpoints_of_another_run_are_refused(dual, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_without_its_exchange_folder_goes_on_in_a_fresh_one(dual, calm):
-    step = interrupted(dual)
+def test_a_run_without_its_exchange_folder_goes_on_in_a_fresh_one(interrupted, calm):
+    dual, step = interrupted, interrupted.run.resumes_from(ROLES)
     os.rename(dual.run.exchange, dual.folder / "used")
     code, _, err = dual.finish("--exchange-dir", "fresh")
     assert code == 0 and f"resuming run from iteration {step}" in err, err
@@ -345,8 +361,8 @@ def test_a_run_without_its_exchange_folder_goes_on_in_a_fresh_one(dual, calm):
 
 
 @pytest.mark.slow
-def test_overwrite_begins_from_the_seed(dual, calm):
-    interrupted(dual)
+def test_overwrite_begins_from_the_seed(interrupted, calm):
+    dual = interrupted
     code, _, err = dual.finish("--overwrite")
     assert code == 0 and "resuming" not in err, err
     assert {checkpoint.generation for checkpoint in dual.run.checkpoints("net1").held()} == {1}
