@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import functools
+import sys
 
 import pytest
 
@@ -15,6 +16,14 @@ def built_in_set_drawn_once():
     shapes.load = functools.wraps(draw)(lambda folder=None: once())
     yield
     shapes.load = draw
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Here torch computes on one thread: two roles in threads, each with a pool of its own, on two
+    cores mostly wait for the other's pool.  `--threads 0` in an earlier test has set all cores."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture
