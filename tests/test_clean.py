@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from shutil import rmtree
 
 import numpy as np
@@ -26,6 +27,14 @@ def send_and_stay(say, folder):
         mine.send("x", 0, np.zeros(5))
         say("sent")
         mine.recv("back", 0, np.empty(5))
+
+
+def send_and_pause(say, folder):
+    """Look at the peer no more, so that its death ends nothing."""
+    with Exchange(folder, "net1", channels=CHANNELS, handshake_timeout_s=60) as mine:
+        mine.send("x", 0, np.zeros(5))
+        say("sent")
+        signal.pause()
 
 
 def join_and_stay(say, folder):
@@ -110,7 +119,7 @@ def test_of_a_run_folder_only_the_exchange_is_cleaned(dead, capsys):
 
 def test_a_live_role_is_refused_and_loses_nothing(tmp_path, capsys):
     folder = tmp_path / "exchange"
-    with Role(send_and_stay, folder) as first, Role(join_and_stay, folder) as second:
+    with Role(send_and_pause, folder) as first, Role(join_and_stay, folder) as second:
         assert (first.hear(60), second.hear(60)) == ("sent", "read")
         second.kill()
         second.process.join(30)
