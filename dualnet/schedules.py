@@ -1,5 +1,6 @@
 """Schedules: a value is a function of the step, a turn is an item of an iterator."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -32,6 +33,15 @@ def step_decay(initial: float, *, factor: float, every: int) -> Schedule:
     [0.8, 0.8, 0.4, 0.4, 0.2]
     """
     return lambda step: initial * factor ** (step // every)
+
+
+def milestones(initial: float, *, factor: float, at: Sequence[int]) -> Schedule:
+    """value(t) = initial * factor ** #{drop in `at`: drop <= t}        `at` in ascending order
+
+    >>> [milestones(0.8, factor=0.5, at=(1, 3))(t) for t in range(5)]
+    [0.8, 0.4, 0.4, 0.2, 0.2]
+    """
+    return lambda step: initial * factor ** bisect_right(at, step)
 
 
 def warmup(schedule: Schedule, *, start: float, steps: float) -> Schedule:

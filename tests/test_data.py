@@ -286,6 +286,32 @@ def test_epoch_counts_fractions():
     assert [batches.epoch(step) for step in (0, 1, 2, 5)] == [0.0, 0.5, 1.0, 2.5]
 
 
+def test_of_a_subset_only_its_images_are_drawn_and_the_mean_stays_that_of_all():
+    subset = np.array([1, 4, 5, 8, 10])
+    batches = Batches(tiny(12), 2, 0, Preprocessing(), subset=subset)
+    assert batches.steps_per_epoch == 2
+    epochs = [[*batches.sample_ids(2 * epoch), *batches.sample_ids(2 * epoch + 1)]
+              for epoch in range(20)]
+    assert all(len(set(ids)) == 4 and set(ids) <= set(subset.tolist()) for ids in epochs)
+    assert set(np.concatenate(epochs)) == set(subset.tolist())
+    np.testing.assert_array_equal(batches.mean, Batches(tiny(12), 2, 0, Preprocessing()).mean)
+    with pytest.raises(DataError, match=r"larger than the data: 6 .* has 5 training"):
+        Batches(tiny(12), 6, 0, PLAIN, subset=subset)
+
+
+def test_batches_behind_others_count_on_and_draw_augmentations_of_their_own():
+    whole = Batches(tiny(12), 4, 0, PLAIN)      # 3 an epoch
+    later = Batches(tiny(12), 4, 0, PLAIN, since=(10, 2.5))
+    assert [later.epoch(step) for step in (10, 13, 16)] == [2.5, 3.5, 4.5]
+    for step in range(6):
+        np.testing.assert_array_equal(later.sample_ids(10 + step), whole.sample_ids(step))
+    both = Preprocessing(mirror=True, crop=2)
+    whole, later = Batches(tiny(12), 4, 0, both), Batches(tiny(12), 4, 0, both, since=(10, 2.5))
+    for one, other in ((whole.mirrored(10), later.mirrored(10)),
+                       (whole.corners(10), later.corners(10))):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_images_and_labels_belong_together():
     dataset = tiny()
     batches = Batches(dataset, 5, 3, PLAIN)

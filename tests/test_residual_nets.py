@@ -12,6 +12,7 @@ from dualnet import nets
 from dualnet.config import TrainConfig
 from dualnet.cut import compared_layer, cut, join
 from dualnet.cuts import list_cuts
+from dualnet.errors import UserError
 from dualnet.methods.dual.build import build_parts
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.single import Single
@@ -150,7 +151,7 @@ def test_a_pre_activated_block(width, stride, projection):
 
 
 def test_a_wide_net_of_another_depth_is_refused():
-    with pytest.raises(ValueError, match=r"is 6n \+ 4, such as 16 or 28, not 20"):
+    with pytest.raises(UserError, match=r"is 6n \+ 4, such as 16 or 28, not 20"):
         wide_resnet(RGB, 10, depth=20, widen=1)
 
 

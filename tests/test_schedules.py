@@ -46,3 +46,9 @@ def test_in_a_chain_each_role_but_the_last_has_a_turn_of_net1():
 
 def test_the_flag_offers_exactly_the_schedules_there_are():
     assert set(SCHEDULE_NAMES) == set(schedules.SCHEDULES)
+
+
+def test_milestones_drop_where_they_stand():
+    rate = schedules.milestones(1.0, factor=0.2, at=(2, 5))
+    assert [rate(step) for step in range(7)] == pytest.approx([1, 1, .2, .2, .2, .04, .04])
+    assert schedules.milestones(1.0, factor=0.2, at=())(9) == 1.0

@@ -59,23 +59,27 @@ class Batches:
     Every method gives the same arrays in any order of calls and in any process, because nothing
     but the arguments of the constructor decides them; what is kept between calls only saves time.
 
-    share  (k, n): of each training batch only the k-th of n equal parts, k from 0, as the whole
-           batch has it
+    share   (k, n): of each training batch only the k-th of n equal parts, k from 0, as the whole
+            batch has it
+    subset  numbers of the training images that are drawn, int64; the mean stays that of all
+    since   (iterations, epochs) that went before with other batches, and from which both count on
     Raises DataError if the training images do not fill one batch, UserError if there is nothing
     to put in one, or it cannot be shared.
     """
 
     def __init__(
         self, dataset: Dataset, batch_size: int, seed: int, preprocessing: Preprocessing,
-        share: tuple[int, int] = (0, 1),
+        share: tuple[int, int] = (0, 1), *, subset: np.ndarray | None = None,
+        since: tuple[int, float] = (0, 0.0),
     ) -> None:
         num_samples = len(dataset.train_images)
+        num_drawn = num_samples if subset is None else len(subset)
         if batch_size < 1:
             raise UserError(f"the batch size should be at least 1, not {batch_size}")
-        if batch_size > num_samples:
+        if batch_size > num_drawn:
             raise DataError(
                 f"batch larger than the data: {batch_size} images per batch, but '{dataset.name}' "
-                f"has {num_samples} training images; choose a smaller batch size"
+                f"has {num_drawn} training images; choose a smaller batch size"
             )
         number, count = share
         if batch_size % count:
@@ -89,9 +93,10 @@ class Batches:
         self.preprocessing = preprocessing
         self.num_samples = num_samples
         self.num_test_samples = len(dataset.test_images)
-        self.steps_per_epoch = num_samples // batch_size
+        self.steps_per_epoch = num_drawn // batch_size
         self.num_test_batches = math.ceil(self.num_test_samples / batch_size)
         self.mean = self._training_mean()
+        self._subset, self._since = subset, since
         self._epoch_order: tuple[int, np.ndarray] | None = None
 
     @property
@@ -102,7 +107,8 @@ class Batches:
 
     def epoch(self, step: int) -> float:
         """How many epochs are done before `step`, fractions included."""
-        return step / self.steps_per_epoch
+        before, epochs = self._since
+        return epochs + (step - before) / self.steps_per_epoch
 
     def sample_ids(self, step: int) -> np.ndarray:
         """Which training images are in the batch, or in the share of it, int64 [B].
@@ -110,10 +116,11 @@ class Batches:
         Each epoch has its own permutation of all of them; those left over after the last whole
         batch are not used in that epoch.
         """
-        epoch, position = divmod(step, self.steps_per_epoch)
+        epoch, position = divmod(step - self._since[0], self.steps_per_epoch)
         if self._epoch_order is None or self._epoch_order[0] != epoch:
-            order = seeding.permutation(self.seed, "order", epoch, self.num_samples)
-            self._epoch_order = epoch, order
+            count = self.num_samples if self._subset is None else len(self._subset)
+            order = seeding.permutation(self.seed, "order", epoch, count)
+            self._epoch_order = epoch, order if self._subset is None else self._subset[order]
         first = position * self.batch_size
         ids: np.ndarray = self._epoch_order[1][first : first + self.batch_size][self._rows].copy()
         return ids

@@ -1,6 +1,7 @@
 """Networks by name: each an nn.Sequential of named layers, so that it can be cut anywhere."""
 
 import importlib
+import re
 from typing import TYPE_CHECKING
 
 from dualnet.config import choose
@@ -37,6 +38,8 @@ NETS = {
     "wrn-28-2": "dualnet.nets.wide_resnet:wrn_28_2",
     "wrn-28-10": "dualnet.nets.wide_resnet:wrn_28_10",
 }
+# wrn-10-1 is a wide residual net of that depth and width, 3xwrn-10-1 a MonolithNet of three.
+WIDE = re.compile(r"(?:([1-9]\d*)x)?wrn-(\d+)-([1-9]\d*)")
 
 
 def build(name: str, input_shape: tuple[int, ...], classes: int) -> "nn.Sequential":
@@ -44,9 +47,26 @@ def build(name: str, input_shape: tuple[int, ...], classes: int) -> "nn.Sequenti
 
     Raises UserError for an unknown name, or for samples that are no images.
     """
-    module, function = NETS[choose("network", name, NETS)].split(":")
+    wide = None if name in NETS else WIDE.fullmatch(name)
+    if wide is None:
+        choose("network", name, NETS)
     if len(input_shape) != 3:
         raise UserError(f"--net {name} takes images [C, H, W], but a sample of the data has the "
                         f"shape {list(input_shape)}; name a net of your own")
+    if wide is not None:
+        return _wide(input_shape, classes, *(int(number or 0) for number in wide.groups()))
+    module, function = NETS[name].split(":")
     net: nn.Sequential = getattr(importlib.import_module(module), function)(input_shape, classes)
     return net
+
+
+def _wide(input_shape: tuple[int, ...], classes: int, trunks: int, depth: int,
+          width: int) -> "nn.Sequential":
+    from dualnet.nets.monolith import monolith
+    from dualnet.nets.wide_resnet import wide_resnet
+
+    channels, height, side = input_shape
+    shape = (channels, height, side)
+    if trunks:
+        return monolith(shape, classes, trunks=trunks, depth=depth, width=width)
+    return wide_resnet(shape, classes, depth=depth, widen=width)

@@ -8,17 +8,18 @@ from functools import partial
 
 from torch import nn
 
+from dualnet.errors import UserError
 from dualnet.nets.preact_resnet import preact
 from dualnet.nets.resnet import WIDTHS
 
 
 def wide_resnet(input_shape: tuple[int, int, int], classes: int, *, depth: int, widen: int,
                 dropout: float = 0.0) -> nn.Sequential:
-    """WRN-depth-widen.  Raises ValueError for a depth that is not 6n + 4."""
+    """WRN-depth-widen.  Raises UserError for a depth that is not 6n + 4."""
     blocks, rest = divmod(depth - 4, 6)
     if blocks < 1 or rest:
-        raise ValueError(f"the depth of a wide residual net is 6n + 4, such as 16 or 28, not "
-                         f"{depth}")
+        raise UserError(f"the depth of a wide residual net is 6n + 4, such as 16 or 28, not "
+                        f"{depth}")
     return preact(input_shape, classes, blocks=blocks, projection=True, dropout=dropout,
                   widths=[widen * width for width in WIDTHS])
 
