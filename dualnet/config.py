@@ -291,6 +291,11 @@ class TrainConfig(Config):
         """Views of each test image."""
         return 10 if self.ten_views else 1
 
+    @property
+    def num_images(self) -> int:
+        """How many of the training images count, the first ones; 0 takes all."""
+        return 0
+
     def layer_decays(self) -> dict[str, float]:
         """--layer-decay by layer.  Raises UserError if it cannot be read."""
         return _by_layer("--layer-decay", self.layer_decay)

@@ -90,7 +90,8 @@ def saved_bytes(forward: Forward, count: int, device: torch.device) -> int:
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        # The address of the storage itself, since that of its data is 0 on the meta device.
+        storages[storage._cdata] = storage.nbytes()
         return tensor       # the graph keeps it, so no address is used twice
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

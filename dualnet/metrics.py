@@ -19,6 +19,7 @@ from typing import Any
 Record = dict[str, Any]
 
 RESUME = "resume"
+NOTE = "note"       # of something else than training that takes long; it is shown, not written
 
 log = logging.getLogger("dualnet")
 

@@ -8,11 +8,13 @@ Record = dict[str, Any]
 
 # Roles that have a classification loss; "subs" stands for the mean of all sub-models.
 SUBS = "subs"
-WHOLE = ("net2", "single", SUBS, "merged", "teacher", "wider", "resnet", "boosted")
+PART = r"(sub|trunk)\d+"
+WHOLE = ("net2", "single", SUBS, "merged", "teacher", "wider", "resnet", "boosted",
+         "head", "whole")
 # The roles of a chain between its first and its last, which are drawn as net1 and net2.
 MIDDLE = tuple(f"middle{number}" for number in range(2, 8))
 # Roles that go on from where another ends.
-SECOND = {"merged": "merge", "wider": "widening"}
+SECOND = {"merged": "merge", "wider": "widening", "head": "trunks rest", "whole": "all train"}
 
 
 class Panel(NamedTuple):
@@ -47,7 +49,8 @@ PANELS = (
         **_before_a_cut("dual/grad_norm"), "net2": "dual/grad_norm", "single": "single/grad_norm",
         "subs": "partition/grad_norm", "merged": "partition/grad_norm",
         "teacher": "net2wider/grad_norm", "wider": "net2wider/grad_norm",
-        "resnet": "resnet/grad_norm", "boosted": "boosted/grad_norm"},
+        "resnet": "resnet/grad_norm", "boosted": "boosted/grad_norm",
+        "head": "monolith/grad_norm", "whole": "monolith/grad_norm"},
         {"net1": "net1", "net2": "net2, or a whole net"}),
     Panel("dead", "share of dead units", {**_before_a_cut("dual/dead_x"), "net2": "dual/dead_y"},
           {"net1": "conv3 of net1", "net2": "conv3' of net2"}, scale="share"),
@@ -69,13 +72,14 @@ def with_chain_as_pair(records: Mapping[str, Sequence[Record]]) -> dict[str, lis
 
 
 def with_mean_of_subs(records: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
-    """The records by role, those of the sub-models as one role, "subs": of each iteration that all
-    have a line of, the mean of the figures and the sum of the seconds, as if one were trained
-    behind the other.  They are independent nets, no ensemble (Miranda and Von Zuben 2016, 3.1).
+    """The records by role, those of sub-models or trunks as one role, "subs": of each iteration
+    that all have a line of, the mean of the figures and the sum of the seconds, as if one were
+    trained behind the other.  They are independent nets, no ensemble (Miranda and Von Zuben 2016,
+    3.1).
     """
-    parts = [list(lines) for role, lines in records.items() if re.fullmatch(r"sub\d+", role)]
+    parts = [list(lines) for role, lines in records.items() if re.fullmatch(PART, role)]
     kept = {role: list(lines) for role, lines in records.items()
-            if not re.fullmatch(r"sub\d+", role)}
+            if not re.fullmatch(PART, role)}
     if parts:
         by_step = [{(line["step"], line["split"]): line for line in lines} for lines in parts]
         common = [key for key in by_step[0] if all(key in part for part in by_step)]

@@ -70,14 +70,21 @@ class Pretraining:
         """
         if until == 0:
             return Spent()
-        checkpoints = self.checkpoints(method.name)
-        newest = checkpoints.newest()
-        if newest.step != until:
-            raise UserError(f"{method.name} is trained for {newest.step} of {until} iterations; "
-                            "run the same command again to finish it")
-        state, spent = checkpoints.load(newest)
+        state, spent = self.final(method.name, until)
         method.load_state_dict(state)
         return spent
+
+    def final(self, role: str, until: int) -> tuple[dict[str, Any], Spent]:
+        """The state of `role` after iteration `until`, its last, and what it took.
+
+        Raises UserError if it is not trained to the end.
+        """
+        checkpoints = self.checkpoints(role)
+        newest = checkpoints.newest()
+        if newest.step != until:
+            raise UserError(f"{role} is trained for {newest.step} of {until} iterations; run the "
+                            "same command again to finish it")
+        return checkpoints.load(newest)
 
     def start_whole(self, role: str, since: int) -> tuple[Start, bool]:
         """Where the whole net goes on, and whether it is made anew of the narrow ones.

@@ -11,6 +11,7 @@
                 <role>/train.log                messages of a role that `train dual` started
                 <role>/metrics.jsonl        one line per record
                 <role>/checkpoints/         what training goes on from, and in the end the weights
+                <role>/features-*.npy           what resting layers make of each training image
                 <role>/home                 32 hex digits that tell this place from any other
                 exchange/                   the folder of the messages
 """
@@ -62,6 +63,18 @@ class Run:
                     versions: Mapping[str, str] | None = None) -> Checkpoints:
         """The checkpoints of `role`; the arguments are those of `Checkpoints`."""
         return Checkpoints(self.folder / role / "checkpoints", settings, versions=versions)
+
+    def features_path(self, role: str, name: str) -> Path:
+        """Where `role` keeps what resting layers make of the training images, while it needs it.
+
+        name  tells one state of those layers from another
+        """
+        return self.folder / role / f"features-{name}.npy"
+
+    def remove_features(self, role: str) -> None:
+        """Remove what `features_path` names, of any state."""
+        for path in self.folder.glob(f"{role}/features-*.npy"):
+            path.unlink(missing_ok=True)
 
     @property
     def roles(self) -> list[str]:

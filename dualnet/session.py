@@ -1,5 +1,6 @@
 """One process of a run, from its settings to its summary: the single net, and what all share."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -30,6 +32,8 @@ from dualnet.methods.boosted.training import Boosted, grown_net
 from dualnet.methods.dual.build import build_parts
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import through
+from dualnet.methods.monolith.settings import MONOLITH, MonolithConfig
+from dualnet.methods.monolith.training import whole_net
 from dualnet.methods.net2wider.settings import Net2WiderConfig
 from dualnet.methods.net2wider.training import wider_net
 from dualnet.methods.partition.settings import PartitionConfig
@@ -45,11 +49,12 @@ from shared_fs import Checkpoint, NonFinite, Start
 
 CONFIGS: dict[str, type[TrainConfig]] = {
     "dual": DualConfig, "single": TrainConfig, "partition": PartitionConfig,
-    "net2wider": Net2WiderConfig, RESNET: ResnetConfig, "boosted": BoostedConfig}
+    "net2wider": Net2WiderConfig, RESNET: ResnetConfig, "boosted": BoostedConfig,
+    MONOLITH: MonolithConfig}
 # Of methods that end with a whole net: how it is built of that of the settings.
 WHOLE: dict[str, Callable[[Any, nn.Sequential], nn.Sequential]] = {
     "single": lambda settings, net: net, "partition": merged_net, "net2wider": wider_net,
-    RESNET: with_survival}
+    RESNET: with_survival, MONOLITH: whole_net}
 
 
 def single(settings: TrainConfig, run: Run) -> Iterator[Record]:
@@ -225,17 +230,33 @@ def load_data(settings: TrainConfig, share: tuple[int, int] = (0, 1)) -> tuple[D
     if settings.ten_views and not settings.input_side:
         raise UserError("--ten-views needs windows smaller than the images: give their side with "
                         "--input-side")
-    dataset = data.load(settings.data, Path(settings.data_dir))
+    dataset = limited(data.load(settings.data, Path(settings.data_dir)), settings)
     return dataset, batches_of(dataset, settings, share)
 
 
-def batches_of(dataset: Dataset, settings: TrainConfig,
-               share: tuple[int, int] = (0, 1)) -> Batches:
-    """The batches that the settings make of a data set, or a share of each."""
+def limited(dataset: Dataset, settings: TrainConfig) -> Dataset:
+    """The data set with the training images that count, see `TrainConfig.num_images`.
+
+    Raises UserError if there are fewer.
+    """
+    count, held = settings.num_images, len(dataset.train_images)
+    if count > held:
+        raise UserError(f"--images {count} are more than the {held} training images of "
+                        f"'{dataset.name}'; take fewer, or 0 for all")
+    return dataset if count in (0, held) else dataclasses.replace(
+        dataset, train_images=dataset.train_images[:count],
+        train_labels=dataset.train_labels[:count])
+
+
+def batches_of(dataset: Dataset, settings: TrainConfig, share: tuple[int, int] = (0, 1), *,
+               subset: np.ndarray | None = None, since: tuple[int, float] = (0, 0.0)) -> Batches:
+    """The batches that the settings make of a data set; the other arguments are those of
+    `Batches`."""
     preprocessing = Preprocessing(
         mean=settings.mean, scale=settings.scale, equalise=settings.equalise, bgr=settings.bgr,
         mirror=settings.mirror, crop=settings.crop, window=settings.input_side)
-    return Batches(dataset, settings.batch_size, settings.seed, preprocessing, share)
+    return Batches(dataset, settings.batch_size, settings.seed, preprocessing, share,
+                   subset=subset, since=since)
 
 
 def common_summary(method_name: str, settings: TrainConfig, facts: Record,

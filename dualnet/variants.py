@@ -6,6 +6,7 @@ from typing import Any
 
 from dualnet.config import spelling
 from dualnet.methods.dual.settings import DualConfig
+from dualnet.methods.monolith.settings import MonolithConfig
 from dualnet.methods.partition.settings import PartitionConfig
 from dualnet.methods.resnet.settings import ResnetConfig
 
@@ -13,7 +14,7 @@ Settings = Mapping[str, Any]
 
 # What may differ between runs that are repetitions of each other.
 SEED = "seed"
-LOCAL = {field.name for config in (DualConfig, PartitionConfig, ResnetConfig)
+LOCAL = {field.name for config in (DualConfig, MonolithConfig, PartitionConfig, ResnetConfig)
          for field in dataclasses.fields(config) if field.metadata["local"]}
 
 

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from dualnet.metrics import RESUME
+from dualnet.metrics import NOTE, RESUME
 
 
 class Progress:
@@ -31,6 +31,9 @@ class Progress:
             return
         if line["split"] == RESUME:
             self._roll_back(line)
+            return
+        if line["split"] == NOTE:
+            self._write(f"{line['text']}  ETA {clock_text(line['left_s'])}")
             return
         if line["split"] == "test":
             self._write(f"step {line['step']}: {_test_text(line)}")
