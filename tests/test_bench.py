@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from dualnet import nets
-from dualnet.bench import caffe_memory, capacity, meprop, pipeline, report, resnet, results
+from dualnet.bench import (
+    caffe_memory,
+    capacity,
+    meprop,
+    monolith,
+    pipeline,
+    report,
+    resnet,
+    results,
+)
 from dualnet.bench.exchange import WARM_UP, WAYS, count_of
 from dualnet.bench.figure import draw
 from dualnet.cli import main
@@ -14,6 +23,7 @@ from dualnet.cli.bench import sizes_of
 from dualnet.errors import DataError, UserError
 from dualnet.memory import largest_batch
 from dualnet.methods.dual.settings import DualConfig
+from dualnet.methods.monolith.settings import MonolithConfig
 from dualnet.methods.resnet.settings import ResnetConfig
 
 MB = 2**20
@@ -327,3 +337,22 @@ def test_speed_ups_of_meprop_are_taken_round_by_round():
     line = line_of("meprop", rows)
     assert meprop.speed_ups(line, "a", "unified") == [2.0, 3.0]
     assert meprop.speed_ups(line, "a", "by sample") == [0.5, 1.0]
+
+
+# -- monolith --------------------------------------------------------------------------------------
+
+def test_kept_features_are_measured_beside_running_the_trunks(tmp_path, capsys):
+    words = ["--images", "40", "--batch-size", "20", "--trunks", "2", "--rounds", "2", "--device",
+             "cpu", "--results", str(tmp_path)]
+    assert main(["bench", "monolith", *words]) == 0
+    assert capsys.readouterr().out.startswith("2xwrn-10-1, epochs of 40 images, 20 per iteration")
+    line = results.newest(tmp_path, "monolith")
+    assert [row["way"] for row in line["measured"]] == [
+        "trunks in each step", "kept features", "to keep them, once"]
+    assert all(len(row["images_per_s"]) == 2 for row in line["measured"])
+    assert min(results.over_base(line, "kept features")) > 1
+    text = (tmp_path / "bench.md").read_text()
+    assert "| trunks in each step | " in text and "2xwrn-10-1, 20 images per step" in text
+    assert (tmp_path / "bench-monolith.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(DataError, match="larger than the data"):
+        next(monolith.rows(MonolithConfig(depth=10, width=1).resolved(), 200, 1))

@@ -39,7 +39,7 @@ WORDS = {"compute": "compute", "waiting": "waiting", "rest": "exchange and the r
 def draw(line: Line, path: Path) -> None:
     """Draw a line of any of the ledgers into `path`, a PNG."""
     figure = {"exchange": _exchange, "pipeline": _pipeline, "capacity": _capacity,
-              "resnet": _resnet, "meprop": meprop.draw}[line["bench"]](line)
+              "resnet": _resnet, "meprop": meprop.draw, "monolith": _resnet}[line["bench"]](line)
     figure.suptitle(f"bench {line['bench']}: {line['device_name']}, {line['cores']} cores, "
                     f"{line['date'][:10]}, n = {line['rounds']}", fontsize="medium")
     figure.savefig(path, dpi=80)
@@ -137,7 +137,8 @@ def _resnet(line: Line) -> Figure:
     _bars(axis, [each["way"] for each in others],
           [[spread(over_base(line, each["way"]) or []) for each in others]])
     axis.axvline(1.0, color="black", linewidth=0.8)
-    axis.set(title=f"{line['settings']['net']}: images per second over the plain training")
+    plain = "running the trunks" if line["bench"] == "monolith" else "the plain training"
+    axis.set(title=f"{line['settings']['net']}: images per second over {plain}")
     return figure
 
 

@@ -14,7 +14,7 @@ from dualnet.ledger import Line
 NOT_MEASURED = "not measured"
 MEGABYTE = 2**20
 BETWEEN = 64 * 2**10    # bytes from which on gloo is compared
-EXCHANGE, PIPELINE, CAPACITY, RESNET, MEPROP = results.BENCHES
+EXCHANGE, PIPELINE, CAPACITY, RESNET, MEPROP, MONOLITH = results.BENCHES
 INTRODUCTION = """\
 # Benchmarks
 
@@ -56,7 +56,7 @@ def render(folder: Path) -> str:
     lines = {bench: results.newest(folder, bench) for bench in results.BENCHES}
     blocks = [INTRODUCTION, "## Targets\n", _targets(lines)]
     for bench, section in ((EXCHANGE, _exchange), (PIPELINE, _pipeline), (CAPACITY, _capacity),
-                           (RESNET, _resnet), (MEPROP, _meprop)):
+                           (RESNET, _resnet), (MEPROP, _meprop), (MONOLITH, _monolith)):
         line = lines[bench]
         blocks.append(f"\n## bench {bench}\n")
         if line is None:
@@ -119,6 +119,8 @@ def _listed(exchange: Line | None) -> Iterator[Target]:
                  "thread over the dense one", "2",
                  lambda line: spread(meprop.speed_ups(line, meprop.LINEAR, meprop.UNIFIED)),
                  lambda value: value >= 2)
+    yield Target(MONOLITH, "`train monolith`, an epoch of stage 2 with kept features over running "
+                 "the trunks", "10", _over_base("kept features"), partial(operator.le, 10))
 
 
 def _over_base(way: str) -> Callable[[Line], Spread | None]:
@@ -239,6 +241,15 @@ def _resnet(line: Line) -> str:
                       f"{100 * statistics.fmean(blocks):.0f} %" if blocks else "-"))
     return "\n".join([f"`{settings['net']}`, {settings['batch_size']} images per process and step, "
                       "one thread each.\n", _table(cells), ""])
+
+
+def _monolith(line: Line) -> str:
+    cells = [("way", "images/s", "times as fast as running the trunks")]
+    cells += [(each["way"], spread(each["images_per_s"]).said(".0f"),
+               spread(results.over_base(line, each["way"]) or []).said(".3g"))
+              for each in line["measured"]]
+    return "{net}, {batch_size} images per step, one thread.\n\n{}\n".format(
+        _table(cells), **line["settings"])
 
 
 def _ours(line: Line) -> list[Row]:

@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("bench", help="measure speed and memory, as ratios in one run")
     subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT", required=True,
                                      parser_class=type(parser))
-    from dualnet.cli import bench_meprop, bench_resnet  # which use what is below
+    from dualnet.cli import bench_meprop, bench_monolith, bench_resnet  # which use what is below
 
     for name, text, flags, command in (
             ("exchange", "one message between two processes, beside memcpy, gloo and np.save",
@@ -41,6 +41,8 @@ def add(commands: Any) -> None:
              bench_resnet.flags, bench_resnet.resnet),
             ("meprop", "sparse backward passes of single layers beside the dense one",
              bench_meprop.flags, bench_meprop.meprop),
+            ("monolith", "stage 2 of train monolith with kept features beside running the trunks",
+             bench_monolith.flags, bench_monolith.monolith),
             ("report", "render bench.md from the ledgers, measure nothing", None, report)):
         subject = subjects.add_parser(name, help=text)
         if flags is not None:
