@@ -10,7 +10,7 @@ Record = dict[str, Any]
 SUBS = "subs"
 PART = r"(sub|trunk)\d+"
 WHOLE = ("net2", "single", SUBS, "merged", "teacher", "wider", "resnet", "boosted",
-         "head", "whole")
+         "head", "whole", "resist")
 # The roles of a chain between its first and its last, which are drawn as net1 and net2.
 MIDDLE = tuple(f"middle{number}" for number in range(2, 8))
 # Roles that go on from where another ends.
@@ -50,7 +50,8 @@ PANELS = (
         "subs": "partition/grad_norm", "merged": "partition/grad_norm",
         "teacher": "net2wider/grad_norm", "wider": "net2wider/grad_norm",
         "resnet": "resnet/grad_norm", "boosted": "boosted/grad_norm",
-        "head": "monolith/grad_norm", "whole": "monolith/grad_norm"},
+        "head": "monolith/grad_norm", "whole": "monolith/grad_norm",
+        "resist": "resist/grad_norm"},
         {"net1": "net1", "net2": "net2, or a whole net"}),
     Panel("dead", "share of dead units", {**_before_a_cut("dual/dead_x"), "net2": "dual/dead_y"},
           {"net1": "conv3 of net1", "net2": "conv3' of net2"}, scale="share"),

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from dualnet.errors import UserError
 from shared_fs import PeerLost
@@ -57,6 +57,19 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def send(self, rank: int, tensor: Tensor) -> None:
+        """Hand `tensor`, on the CPU, to another process.  Raises PeerLost if that has ended."""
+        with _naming(rank):
+            dist.send(tensor, rank)
+
+    def receive(self, rank: int, tensor: Tensor) -> None:
+        """Fill `tensor`, on the CPU, with the next one from another process.
+
+        Raises PeerLost if that has ended or is silent.
+        """
+        with _naming(rank):
+            dist.recv(tensor, rank)
 
     def parallel(self, net: nn.Module, device: torch.device, *, skips: bool) -> nn.Module:
         """`net`, whose gradients become means over all processes during the backward pass.
@@ -108,6 +121,18 @@ def joined(world: World, device: torch.device, timeout_s: float) -> Iterator[Non
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def _naming(rank: int) -> Iterator[None]:
+    """Within the block, a connection that fails says to whom."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_of_connection(error):
+            raise
+        raise PeerLost(f"the process of rank {rank} has ended or is silent "
+                       f"('{str(error).splitlines()[0]}')") from None
 
 
 def _is_of_connection(error: RuntimeError) -> bool:

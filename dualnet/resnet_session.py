@@ -1,20 +1,18 @@
 """train resnet: one process, or several that torchrun has started, from settings to summary."""
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dualnet import machine
-from dualnet.errors import Diverged
 from dualnet.from_prototxt import build_net
 from dualnet.methods.protocol import Record
 from dualnet.methods.resnet.settings import RESNET, ResnetConfig
 from dualnet.methods.resnet.training import Resnet
 from dualnet.parallel import joined, world_of
+from dualnet.ranks import help_rank_0
 from dualnet.run import Run
 from dualnet.session import agreed_digest, alone, begin, common_summary, load_data, newest_start
-from dualnet.stopping import noted
 
 
 def resnet(settings: ResnetConfig, run: Run) -> Iterator[Record]:
@@ -37,24 +35,12 @@ def resnet(settings: ResnetConfig, run: Run) -> Iterator[Record]:
 
 
 def helper(settings: ResnetConfig) -> None:
-    """Train as another rank than 0, which needs no run folder.
-
-    It is rank 0 that stops all: a request to stop is noted here, and counts when rank 0 has left.
-    Raises Diverged, Stopped, or PeerLost if rank 0 ends early.
-    """
+    """Train as another rank than 0.  Raises what `help_rank_0` raises."""
     with _method(settings) as method:
         step, state = method.world.share(None)
         if state is not None:
             method.load_state_dict(state)
-        with noted() as stop:
-            try:
-                for record in method.steps(step):
-                    if not math.isfinite(record["loss"]):
-                        raise Diverged(f"rank {method.world.rank} ends as rank 0 does: the loss of "
-                                       f"iteration {record['step'] + 1} is {record['loss']}")
-            except RuntimeError:
-                stop.check("")
-                raise
+        help_rank_0(method.steps(step), method.world.rank)
 
 
 @contextmanager

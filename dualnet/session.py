@@ -39,6 +39,8 @@ from dualnet.methods.net2wider.training import wider_net
 from dualnet.methods.partition.settings import PartitionConfig
 from dualnet.methods.partition.training import merged_net
 from dualnet.methods.protocol import Alone, Method, Record
+from dualnet.methods.resist.parts import as_tested
+from dualnet.methods.resist.settings import RESIST, ResistConfig
 from dualnet.methods.resnet.settings import RESNET, ResnetConfig
 from dualnet.methods.resnet.training import with_survival
 from dualnet.methods.single import Single
@@ -50,11 +52,11 @@ from shared_fs import Checkpoint, NonFinite, Start
 CONFIGS: dict[str, type[TrainConfig]] = {
     "dual": DualConfig, "single": TrainConfig, "partition": PartitionConfig,
     "net2wider": Net2WiderConfig, RESNET: ResnetConfig, "boosted": BoostedConfig,
-    MONOLITH: MonolithConfig}
+    MONOLITH: MonolithConfig, RESIST: ResistConfig}
 # Of methods that end with a whole net: how it is built of that of the settings.
 WHOLE: dict[str, Callable[[Any, nn.Sequential], nn.Sequential]] = {
     "single": lambda settings, net: net, "partition": merged_net, "net2wider": wider_net,
-    RESNET: with_survival, MONOLITH: whole_net}
+    RESNET: with_survival, MONOLITH: whole_net, RESIST: as_tested}
 
 
 def single(settings: TrainConfig, run: Run) -> Iterator[Record]:

@@ -8,13 +8,15 @@ from dualnet.config import spelling
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.monolith.settings import MonolithConfig
 from dualnet.methods.partition.settings import PartitionConfig
+from dualnet.methods.resist.settings import ResistConfig
 from dualnet.methods.resnet.settings import ResnetConfig
 
 Settings = Mapping[str, Any]
 
 # What may differ between runs that are repetitions of each other.
 SEED = "seed"
-LOCAL = {field.name for config in (DualConfig, MonolithConfig, PartitionConfig, ResnetConfig)
+LOCAL = {field.name for config in (DualConfig, MonolithConfig, PartitionConfig, ResistConfig,
+                               ResnetConfig)
          for field in dataclasses.fields(config) if field.metadata["local"]}
 
 

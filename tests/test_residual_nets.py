@@ -17,7 +17,7 @@ from dualnet.methods.dual.build import build_parts
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.single import Single
 from dualnet.nets.initial import draw_weights
-from dualnet.nets.preact_resnet import PreactBlock, preact
+from dualnet.nets.preact_resnet import PreactBlock, PreactBottleneck, preact
 from dualnet.nets.residual import PaddedShortcut, blocks_of, fold_survival
 from dualnet.nets.resnet import BasicBlock, resnet
 from dualnet.nets.wide_resnet import wide_resnet
@@ -75,6 +75,34 @@ def test_the_layers_of_the_name_are_counted_without_shortcuts(name, layers):
     weighted = [path for path, module in nets.build(name, RGB, 10).named_modules()
                 if isinstance(module, (nn.Conv2d, nn.Linear)) and "shortcut" not in path]
     assert len(weighted) == layers
+
+
+@pytest.mark.parametrize(("name", "classes", "weights"), [
+    ("preact-resnet101-basic", 10, 41_350_730), ("preact-resnet101-basic", 100, 41_396_900),
+    ("preact-resnet101-bottleneck", 10, 42_501_194)])
+def test_the_numbers_of_weights_of_the_nets_of_resist(name, classes, weights):
+    """The first by layer: stem 3*9*64; blocks w -> w of 18 w^2 + 4 w, of which the first of a stage
+    has 9 (c w + w w) + 2 c + 2 w + c w with its shortcut; 513 K at the end."""
+    assert sum(p.numel() for p in nets.build(name, RGB, classes).parameters()) == weights
+    if name.endswith("basic"):
+        total, channels = 3 * 9 * 64 + 513 * classes, 64
+        for width, count in ((64, 3), (128, 4), (256, 23), (512, 3)):
+            total += count * (18 * width**2 + 4 * width)
+            if channels != width:
+                total += 9 * (channels - width) * width + 2 * (channels - width) + channels * width
+            channels = width
+        assert total == weights
+
+
+def test_a_bottleneck_block_by_hand():
+    block, x = of_batch(PreactBottleneck(4, 3, 2))
+    activated = normalised(x, block.bn1).relu()
+    branch = normalised(conv(activated, block.conv1), block.bn2).relu()
+    branch = normalised(conv(branch, block.conv2, 2), block.bn3).relu()
+    assert torch.allclose(block(x), conv(activated, block.shortcut, 2) + conv(branch, block.conv3),
+                          atol=1e-12)
+    same = PreactBottleneck(12, 3, 1)
+    assert isinstance(same.shortcut, nn.Identity) and same(torch.zeros(2, 12, 4, 4)).shape[1] == 12
 
 
 def test_each_later_stage_halves_the_sides():

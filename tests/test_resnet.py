@@ -143,7 +143,7 @@ def test_stochastic_depth_is_resumed_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize("make", [tiny, partial(preact, SHAPE, 10, blocks=2)])
-def test_what_is_exported_gives_the_answers_of_the_tested_net_in_a_plain_one(make):
+def test_what_is_exported_gives_the_answers_of_the_as_tested_in_a_plain_one(make):
     method = method_of(make(), stochastic_depth="linear")
     losses(method)
     state, x = method.state_dict(), torch.randn(4, *SHAPE)

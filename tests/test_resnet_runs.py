@@ -90,9 +90,9 @@ def run(folder, words, processes=1):
     return process.returncode, out, err
 
 
-def curve(out):
+def curve(out, role="resnet"):
     """Losses by step, those that count after resuming."""
-    lines = Run(out).metrics("resnet")
+    lines = Run(out).metrics(role)
     return {line["step"]: line["loss"] for line in lines if line["split"] == "train"}
 
 
@@ -100,9 +100,9 @@ def weights(out, step=12):
     return Run(out).load_checkpoint("resnet", step)["net"]
 
 
-def trained_until(out, step):
+def trained_until(out, step, role="resnet"):
     """Wait until iteration `step` is in the metrics."""
-    path, deadline = Run(out).metrics_path("resnet"), time.monotonic() + DEADLINE_S
+    path, deadline = Run(out).metrics_path(role), time.monotonic() + DEADLINE_S
     while not (path.exists() and f'"step": {step},' in path.read_text()):
         assert time.monotonic() < deadline, f"no iteration {step} within {DEADLINE_S} s"
         time.sleep(0.01)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dualnet.cli import boosted, dual, monolith, pretrain, resnet, single
+from dualnet.cli import boosted, dual, monolith, pretrain, resist, resnet, single
 
 
 def add(commands: Any) -> None:
@@ -10,5 +10,5 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a net on this machine")
     methods = parser.add_subparsers(title="methods", metavar="METHOD", required=True,
                                     parser_class=type(parser))
-    for method in (dual, single, pretrain, resnet, boosted, monolith):
+    for method in (dual, single, pretrain, resnet, boosted, monolith, resist):
         method.add(methods)

@@ -1,5 +1,6 @@
 """Batches whose order, images and augmentation are pure functions of (seed, step)."""
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -98,6 +99,21 @@ class Batches:
         self.mean = self._training_mean()
         self._subset, self._since = subset, since
         self._epoch_order: tuple[int, np.ndarray] | None = None
+
+    def drawn_by(self, seed: int, subset: np.ndarray | None = None) -> "Batches":
+        """Batches of the same data in the order and with the augmentation of another seed.
+
+        subset  as of the constructor, in place of that of this object
+        Raises DataError if the images do not fill a batch.
+        """
+        other = copy.copy(self)
+        other.seed, other._epoch_order = seed, None
+        if subset is not None:
+            if len(subset) < self.batch_size:
+                raise DataError(f"{len(subset)} images do not fill a batch of {self.batch_size}; "
+                                "choose a smaller batch size")
+            other._subset, other.steps_per_epoch = subset, len(subset) // self.batch_size
+        return other
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -35,13 +35,15 @@ class Classifier(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
-def stages(blocks: int, widths: Sequence[int]) -> Iterator[tuple[str, int, int]]:
+def stages(blocks: int | Sequence[int], widths: Sequence[int]) -> Iterator[tuple[str, int, int]]:
     """Name, maps and stride of each block of a net of `blocks` blocks with each of `widths` maps.
 
+    blocks  of every stage, or of each
     The first block of every stage but the first halves the sides.
     """
-    for stage, width in enumerate(widths, start=1):
-        for number in range(blocks):
+    counts = [blocks] * len(widths) if isinstance(blocks, int) else blocks
+    for stage, (width, count) in enumerate(zip(widths, counts, strict=True), start=1):
+        for number in range(count):
             yield f"block{stage}_{number}", width, 2 if stage > 1 and number == 0 else 1
 
 
@@ -101,6 +103,10 @@ class ResidualBlock(nn.Module):
         """The layer whose weights are factors of the whole branch."""
         raise NotImplementedError
 
+    def branch_layers(self) -> list[str]:
+        """The names of the layers that the branch alone needs: all but the shortcut."""
+        return [name for name, _ in self.named_children() if name != "shortcut"]
+
 
 def blocks_of(net: nn.Module) -> Iterator[tuple[str, ResidualBlock]]:
     """The residual blocks of `net` with their names, from the input on."""
@@ -123,6 +129,12 @@ def survivals(rule: str, survival: float, count: int) -> list[float]:
     if rule == "uniform":
         return [survival] * count
     return [1 - number / count * (1 - survival) for number in range(1, count + 1)]
+
+
+def survival_by_layer(net: nn.Module) -> dict[str, float]:
+    """The survival of each block by the name of the layer that can hold it as a factor."""
+    names = {module: name for name, module in net.named_modules()}
+    return {names[block.last_layer()]: block.survival for _, block in blocks_of(net)}
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ of the third stage halves the sides.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
 
 from torch import Tensor, nn
@@ -54,20 +55,22 @@ class BasicBlock(ResidualBlock):
         return self.bn2
 
 
-def resnet(input_shape: tuple[int, int, int], classes: int, *, blocks: int,
-           projection: bool = False, stem_bias: bool = False) -> nn.Sequential:
-    """The net of 6 blocks + 2 layers.
+def resnet(input_shape: tuple[int, int, int], classes: int, *, blocks: int | Sequence[int],
+           widths: Sequence[int] = WIDTHS, projection: bool = False,
+           stem_bias: bool = False) -> nn.Sequential:
+    """A net of two layers for each block and two more.
 
-    blocks      n, blocks of each stage
+    blocks      of every stage, or of each
+    widths      maps of each stage, and of the first convolution those of the first
     projection  see `BasicBlock`
     stem_bias   whether the first convolution has biases
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["stem"] = nn.Sequential(OrderedDict(
-        conv=Conv(input_shape[0], WIDTHS[0], 3, bias=stem_bias), bn=nn.BatchNorm2d(WIDTHS[0]),
+        conv=Conv(input_shape[0], widths[0], 3, bias=stem_bias), bn=nn.BatchNorm2d(widths[0]),
         relu=nn.ReLU()))
-    channels = WIDTHS[0]
-    for name, width, stride in stages(blocks, WIDTHS):
+    channels = widths[0]
+    for name, width, stride in stages(blocks, widths):
         layers[name] = BasicBlock(channels, width, stride, projection)
         channels = width
     layers["pool"] = GlobalAveragePool()
@@ -84,3 +87,7 @@ resnet110 = partial(resnet, blocks=18)
 # Their "20" is n, so that their net has 122 layers; the net of 20 layers in that form is here too.
 resnet20_projection = partial(resnet, blocks=3, projection=True, stem_bias=True)
 resnet122_projection = partial(resnet, blocks=20, projection=True, stem_bias=True)
+# The stages of "ResNet-101" and a small net with one long stage, for `train resist`: see
+# preact_resnet.py.
+resnet101_basic = partial(resnet, blocks=(3, 4, 23, 3), widths=(64, 128, 256, 512), projection=True)
+resnet26_basic = partial(resnet, blocks=(1, 1, 9, 1), widths=(16, 32, 64, 128), projection=True)

@@ -13,7 +13,7 @@ from dualnet.data.on_device import DeviceBatches
 from dualnet.errors import UserError
 from dualnet.methods.resnet.settings import RESNET, ResnetConfig
 from dualnet.nets.initial import draw_weights
-from dualnet.nets.residual import blocks_of, survivals
+from dualnet.nets.residual import blocks_of, survival_by_layer, survivals
 from dualnet.optim.meprop import MeProp
 from dualnet.optimizer import Optimizer, schedule_of
 from dualnet.parallel import World
@@ -155,9 +155,3 @@ class Resnet(Supervised):
                 "parameters": sum(parameter.numel() for parameter in self.net.parameters()),
                 "blocks": len(self._blocks),
                 "expected_blocks": sum(block.survival for block in self._blocks.values())}
-
-
-def survival_by_layer(net: nn.Module) -> dict[str, float]:
-    """The survival of each block by the name of the layer that can hold it as a factor."""
-    names = {module: name for name, module in net.named_modules()}
-    return {names[block.last_layer()]: block.survival for _, block in blocks_of(net)}
