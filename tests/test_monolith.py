@@ -23,6 +23,7 @@ from dualnet.errors import UserError
 from dualnet.methods.monolith.settings import HEAD, STAGES, TRUNK, WHOLE, MonolithConfig, Span
 from dualnet.methods.monolith.training import Head, averages, subset_of, trunk_net
 from dualnet.monolith_costs import costs_of
+from dualnet.monolith_session import Monolith
 from dualnet.nets.monolith import average_proxies, joined
 from dualnet.panels import with_mean_of_subs
 from dualnet.run import Run
@@ -211,6 +212,28 @@ def test_averages_are_those_of_logits_and_of_probabilities_by_hand():
     assert found == {name: (each.argmax(1) == labels).mean() for name, each in expected.items()}
 
 
+class Answers(torch.nn.Module):
+    """The same logits for every image."""
+
+    def __init__(self, *logits):
+        super().__init__()
+        self.logits = torch.tensor(logits, dtype=torch.float64)
+
+    def forward(self, x):
+        return self.logits.expand(len(x), -1)
+
+
+def test_a_certain_trunk_outvotes_two_others_among_logits_and_not_among_probabilities():
+    # logits: mean (10/3, 2), class 0; probabilities: about (1, 0), (.05, .95), (.05, .95): class 1
+    method, _ = head_of()
+    trunks = [Answers(10, 0), Answers(0, 3), Answers(0, 3)]
+    method.batches.dataset.test_labels[:3] = 0      # of class 0 more images than of class 1
+    share = [(method.batches.dataset.test_labels == label).mean() for label in (0, 1)]
+    assert share[0] != share[1]
+    found = averages(trunks, method.batches, CPU, torch.float64)
+    assert (found["accuracy_mean_logits"], found["accuracy_mean_probabilities"]) == tuple(share)
+
+
 def test_a_linear_head_begins_as_the_mean_of_the_logits():
     method, trunks = head_of(neurons=0)
     images = torch.as_tensor(method.batches.test_images(0)).double()
@@ -321,6 +344,32 @@ def test_features_that_are_kept_are_written_once_and_made_again_where_they_are_d
     halves = iter((found[:60], found[60:]))
     assert list(feature_file.write(path, halves, *rows)) == [60, 100]
     assert np.array_equal(feature_file.read(path, *rows), found)
+
+
+def test_kept_features_are_read_again_by_a_run_that_goes_on(tmp_path):
+    settings = settings_of(augment_head=False, trunk_epochs=0.0, trunk_batch=16, head_epochs=1.0,
+                           log_every=1, batch_size=20).counted(100)
+    run = Run(tmp_path / "run")
+    run.start("monolith", settings)
+    for role in settings.trunk_roles:
+        assert list(Monolith(settings, run).train_trunk(role))
+
+    def splits(until=None):
+        found = []
+        lines = Monolith(settings, run).train_head()
+        for line in lines:
+            found.append(line["split"])
+            if line["split"] == until:
+                break
+        lines.close()
+        return found
+
+    assert splits(until="train") == ["note"] * 5 + ["train"]
+    assert splits(until="train") == ["resume", "train"]
+    path, = run.folder.glob("head/features-*.npy")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert splits() == ["note"] * 5 + ["resume"] + ["train"] * 5 + ["test"]
+    assert not path.exists() and splits() == []
 
 
 def test_a_file_of_features_that_is_interrupted_or_refused_leaves_nothing(tmp_path):

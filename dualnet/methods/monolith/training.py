@@ -89,7 +89,7 @@ class Head(Staged):
         super().__init__(HEAD, settings, stage, span,
                          head_net(settings, trunks, batches.dataset.num_classes), batches, device)
         for trunk in trunks:
-            trunk.to(device, self.dtype).requires_grad_(False).eval()
+            trunk.to(device, self.dtype).requires_grad_(False)
         self.trunks = Trunks(trunks).eval()
         self._kept: np.ndarray | None = None
         self.averages: Record = {}
