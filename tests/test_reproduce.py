@@ -183,6 +183,7 @@ def test_an_axis_shows_where_curves_begin_and_end_but_no_explosion_between():
     assert limits([[8.0, 1e30, 4.0]], "log") == (2.0, 16.0)
     assert limits([[8.0, 1e-25], [8.0, 0.0]], "log") == (4.0, 16.0)     # the tail is below the axis
     assert limits([[0.0, 0.0]], "log") == (0.5, 2.0)
+    assert limits([[0.5, 0.9, 0.6]], "linear") == pytest.approx((0.42, 0.98))    # shares: all
     assert limits([[3.0, 3.0]], "linear") == pytest.approx((2.8, 3.2))
 
 

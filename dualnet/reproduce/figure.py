@@ -159,9 +159,12 @@ def limits(curves: Sequence[Sequence[float]], scale: str) -> tuple[float, float]
     """Lower and upper end of the axis: where curves begin and end, and a margin.
 
     What a curve does in between may be an explosion, which would flatten all the others; so would
-    one that decays to 1e-25 on a logarithmic axis, which ends DECADES below its top.
+    one that decays to 1e-25 on a logarithmic axis, which ends DECADES below its top.  Shares on a
+    linear axis cannot explode, so all of them are shown.
     """
-    ends = [float(curve[index]) for curve in curves for index in (0, -1)]
+    are_shares = scale == "linear" and all(0 <= value <= 1 for curve in curves for value in curve)
+    ends = [float(value) for curve in curves
+            for value in (curve if are_shares else (curve[0], curve[-1]))]
     if scale == "log":
         top = max(ends) or 1.0
         shown = [end for end in ends if end > DECADES * top]
