@@ -17,7 +17,7 @@ import torch
 from official_files import write_cifar10
 from torch.nn import functional
 
-from dualnet import feature_file
+from dualnet import feature_file, nets
 from dualnet.cli import main
 from dualnet.errors import UserError
 from dualnet.methods.monolith.settings import HEAD, STAGES, TRUNK, WHOLE, MonolithConfig, Span
@@ -289,6 +289,7 @@ def test_the_whole_net_is_exported(undisturbed, tmp_path):
     path = tmp_path / "net.pt"
     assert main(["export", str(undisturbed.folder), str(path)]) == 0
     assert is_same(torch.load(path), net_of(undisturbed, "whole", 19))
+    nets.build("2xwrn-10-1", (3, 32, 32), 10).load_state_dict(torch.load(path))     # by its name
 
 
 def test_trunks_in_parallel_processes_are_those_trained_one_after_another(tmp_path, undisturbed):
