@@ -1,6 +1,7 @@
 """Start the roles of a run as processes, and end all of them together."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -38,11 +39,13 @@ class Launcher:
     disappears, because its standard input, a pipe from here, closes then.
 
     at_once  how many roles may run at a time; the next starts when one has ended well.  None: all
+    environment  variables that they get besides those of this process
     """
 
     def __init__(self, run: Run, arguments: Mapping[str, Sequence[str | Path]],
-                 at_once: int | None = None) -> None:
+                 at_once: int | None = None, environment: Mapping[str, str] | None = None) -> None:
         self._run, self._at_once = run, at_once or len(arguments)
+        self._environment = {**os.environ, **(environment or {})}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._waiting = dict(arguments)
         self._start_next()
@@ -56,7 +59,8 @@ class Launcher:
                 # A session of its own: Ctrl-C reaches this process alone, which passes it on.
                 self._processes[role] = subprocess.Popen(
                     [sys.executable, "-m", "dualnet", *map(str, words)],
-                    stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+                    stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
+                    env=self._environment)
 
     def _running(self) -> list[subprocess.Popen[bytes]]:
         return [process for process in self._processes.values() if process.poll() is None]

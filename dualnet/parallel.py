@@ -4,6 +4,7 @@ Each process is a rank of torch.distributed; rank 0 writes the run folder and te
 """
 
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -113,10 +114,10 @@ def joined(world: World, device: torch.device, timeout_s: float) -> Iterator[Non
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
         yield
     except RuntimeError as error:
-        if not _is_of_connection(error):
+        if not is_of_connection(error):
             raise
         raise PeerLost(f"another process of the {world.size} has ended or is silent: rank "
-                       f"{world.rank} got '{str(error).splitlines()[0]}'; run the same command "
+                       f"{world.rank} got '{first_sentence(error)}'; run the same command "
                        "again to resume") from None
     finally:
         if dist.is_initialized():
@@ -129,12 +130,19 @@ def _naming(rank: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not _is_of_connection(error):
+        if not is_of_connection(error):
             raise
         raise PeerLost(f"the process of rank {rank} has ended or is silent "
-                       f"('{str(error).splitlines()[0]}')") from None
+                       f"('{first_sentence(error)}')") from None
 
 
-def _is_of_connection(error: RuntimeError) -> bool:
-    """Gloo raises a plain RuntimeError that begins with the place in its source."""
+def is_of_connection(error: RuntimeError) -> bool:
+    """Whether another process is the cause: gloo raises a plain RuntimeError that begins with the
+    place in its source."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def first_sentence(error: RuntimeError) -> str:
+    """What torch says of a lost connection, without the place in its source and the advice."""
+    line = str(error).splitlines()[0].partition(". This is typically")[0]
+    return re.sub(r"^\[.*?\.cc:\d+\] ", "", line)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from dualnet import machine
-from dualnet.channel import FileChannel
+from dualnet.channel import Channel, FileChannel
 from dualnet.cut import Part
 from dualnet.errors import UserError
 from dualnet.from_prototxt import build_net
+from dualnet.group import Group
 from dualnet.methods.dual.build import build_parts, build_role, describe_wires
 from dualnet.methods.dual.figures import joint_facts
 from dualnet.methods.dual.formats import message_bytes
@@ -24,6 +25,7 @@ from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import all_channels, all_shapes
 from dualnet.methods.protocol import Record
 from dualnet.metrics import MetricsFile
+from dualnet.rendezvous import meeting_of_environment
 from dualnet.run import Run
 from dualnet.session import agreed_digest, begin, common_summary, divergence_noted, load_data
 from dualnet.stopping import StopRequest, noted, resume_hint
@@ -32,11 +34,14 @@ from shared_fs import Checkpoint, Exchange, PeerLost, PeerRestarted, RunOver
 
 log = logging.getLogger("dualnet")
 
+PEER_TIMEOUT_S = 300.0      # in a group, where only a message is a sign of life
 
-def role(name: str, settings: DualConfig, run: Run, exchange_dir: Path, *,
+
+def role(name: str, settings: DualConfig, run: Run, exchange_dir: Path | None, *,
          overwrite: bool = False) -> Iterator[Record]:
-    """Train as `name`, net1 or another, through `exchange_dir`; yields each line of metrics.
+    """Train as `name`, net1 or another; yields each line of metrics.
 
+    exchange_dir  the folder of the messages, with --backend file
     Goes on with a run that was interrupted.  The last role leaves summary.json behind.  Raises the
     errors of shared_fs; Stopped, when a signal asked for it and a checkpoint is written; UserError
     for a role that the cut does not make.
@@ -64,13 +69,14 @@ class RoleSession:
         self._held: list[Checkpoint] = []
         self._common: Checkpoint | None = None
 
-    def run_through(self, exchange_dir: Path) -> Iterator[Record]:
-        """Meet the other roles in `exchange_dir` and train to the end."""
+    def run_through(self, exchange_dir: Path | None) -> Iterator[Record]:
+        """Meet the other roles, in `exchange_dir` or in a group, and train to the end."""
         run, name, settings = self._run, self._name, self._settings
         self._checkpoints = run.checkpoints(name, agreed_digest(settings, self._dataset),
                                             machine.versions())
         self._checkpoints.sweep()
-        self._exchange = self._make_exchange(exchange_dir)
+        self._exchange = (self._make_group() if exchange_dir is None
+                          else self._make_exchange(exchange_dir))
         try:
             with self._exchange:
                 run.join("dual", settings)
@@ -84,7 +90,7 @@ class RoleSession:
         return Exchange(
             folder, self._name, channels=all_channels(self._wires), roles=settings.roles,
             agreement={**settings.agreement(), "images": self._dataset.fingerprint()},
-            window=max(settings.window, settings.num_micro_batches),
+            window=self._window,
             transport=settings.transport,  # type: ignore[arg-type]
             checksum=settings.checksum, fsync=settings.fsync,  # type: ignore[arg-type]
             fs_profile=settings.fs_profile,  # type: ignore[arg-type]
@@ -97,19 +103,39 @@ class RoleSession:
             handshake_timeout_s=settings.handshake_timeout, peer_timeout_s=settings.peer_timeout,
             progress_timeout_s=settings.progress_timeout)
 
+    def _make_group(self) -> Group:
+        settings, name = self._settings, self._name
+        if settings.backend == "nccl" and self._device.type != "cuda":
+            raise UserError(f"--backend nccl is between GPUs, and {name} is on {self._device}; "
+                            "take --backend gloo")
+        return Group(
+            meeting_of_environment(), name, backend=settings.backend, device=self._device,
+            channels=all_channels(self._wires), roles=settings.roles,
+            agreement={**settings.agreement(), "images": self._dataset.fingerprint()},
+            window=self._window, nonfinite=settings.nonfinite, home=self._run.home(name),
+            held=self._checkpoints.held, took_part=self._run.next_generation(name) - 1,
+            join_timeout_s=settings.handshake_timeout,
+            peer_timeout_s=settings.peer_timeout or PEER_TIMEOUT_S)
+
+    @property
+    def _window(self) -> int:
+        return max(self._settings.window, self._settings.num_micro_batches)
+
     def _generations(self, metrics: MetricsFile) -> Iterator[Record]:
         while True:
             try:
                 yield from self._generation(metrics)
                 return
             except PeerRestarted as restart:
+                assert isinstance(self._exchange, Exchange)     # a group begins anew as a whole
                 start = self._exchange.rejoin()
                 who_began_anew = str(restart).partition(";")[0]
                 log.info("%s: rolling back to iteration %d", who_began_anew, start.step)
 
     def _generation(self, metrics: MetricsFile) -> Iterator[Record]:
         exchange, start = self._exchange, self._exchange.start
-        channel = FileChannel(exchange, self._device)
+        channel: Channel = (exchange.channel if isinstance(exchange, Group)
+                            else FileChannel(exchange, self._device))
         method = build_role(self._name, self._settings, self._parts(), self._wires, self._batches,
                             channel, self._device)
         spent = begin(method, self._checkpoints, start)
@@ -157,7 +183,7 @@ class RoleSession:
             self._held = self._checkpoints.listed(checkpoint.run)
         self._common = common
 
-    def _end(self, method: Role, channel: FileChannel, clock: Clock, last: Record) -> None:
+    def _end(self, method: Role, channel: Channel, clock: Clock, last: Record) -> None:
         """Tell what this role took; the last role writes down what came of all."""
         mine = {"wait_share": clock.wait_share(), "bytes": clock.spent().bytes_sent,
                 "pid": os.getpid(), **method.facts()}

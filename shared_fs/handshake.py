@@ -14,7 +14,7 @@ again; what an older generation left is never read.
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,13 +68,14 @@ def check_folder(storage: Storage, me: Hello) -> None:
             f"{storage.root}: the run here was begun with other settings: {listed}; "
             "use its settings to go on, or another folder"
         )
-    warn_of_versions(storage, me, run.get("versions", me.versions), "the run here")
+    versions = run.get("versions", me.versions)
+    warn_of_versions(str(storage.root), me, versions, "the run here")
 
 
-def warn_of_versions(storage: Storage, me: Hello, theirs: Any, whose: str) -> None:
+def warn_of_versions(where: str, me: Hello, theirs: Any, whose: str) -> None:
     """Log which libraries differ; the protocol alone decides who can work together."""
     if differing := differences(me.versions, theirs):
-        log.warning("%s: other versions: %s", storage.root, _listed(differing, me.role, whose))
+        log.warning("%s: other versions: %s", where, _listed(differing, me.role, whose))
 
 
 def check_over(storage: Storage, others: Iterable[str]) -> None:
@@ -87,6 +88,45 @@ def check_over(storage: Storage, others: Iterable[str]) -> None:
         took_part = newest.incarnations.get(role)
         if status and status.state == "over" and status.incarnation == took_part:
             raise RunOver(f"{storage.root}: this run is over; {role} has left it")
+
+
+def check_same(where: str, me: Hello, peer: Hello) -> None:
+    """Raise HandshakeMismatch if two roles have other protocols or settings.
+
+    where  they met, for the message
+    """
+    differing = differences(*comparable(
+        {"protocol": me.protocol, **me.agreement},
+        {"protocol": peer.protocol, **peer.agreement},
+    ))
+    if differing:
+        raise HandshakeMismatch(
+            f"{where}: {me.role} and {peer.role} do not agree: "
+            f"{_listed(differing, me.role, peer.role)}; start both with the same settings"
+        )
+
+
+def next_generation(
+    hellos: Sequence[Hello], newest: Generation | None = None, committed: Iterable[int] = ()
+) -> Generation:
+    """What the leader commits: a start from the newest checkpoint that all roles offer.
+
+    hellos     of all roles
+    newest     the generation before, whose run is gone on with; None if no record of it is kept
+    committed  numbers that are taken
+    """
+    start = newest_common((h.checkpoints for h in hellos), newest.run if newest else None)
+    seen = [0, *committed]
+    seen += [c.generation for hello in hellos for c in hello.checkpoints]
+    return Generation(
+        generation=max(seen) + 1,
+        base=start.generation if start else 0,
+        start_step=start.step if start else 0,
+        run=newest.run if newest else start.run if start else uuid.uuid4().hex,
+        incarnations={hello.role: hello.incarnation for hello in hellos},
+        homes={hello.role: hello.home for hello in hellos},
+        agreements={hello.role: hello.agreement_sha256 for hello in hellos},
+    )
 
 
 class Handshake:
@@ -127,7 +167,7 @@ class Handshake:
             clock=self._storage,
         )
         for role, hello in self._hellos.items():
-            warn_of_versions(self._storage, self._me, hello.versions, role)
+            warn_of_versions(str(self._storage.root), self._me, hello.versions, role)
         return Agreed(generation, dict(self._hellos))
 
     def _step(self) -> Generation | None:
@@ -141,22 +181,10 @@ class Handshake:
         check_over(self._storage, self._others)
         for hello in self._hellos.values():
             if hello.answers.get(self._me.role) == self._me.incarnation:
-                self._judge(hello)
+                check_same(str(self._storage.root), self._me, hello)
         if self._me.role == self._roles[0]:
             return self._commit() if self._all_answered() else None
         return self._adopt()
-
-    def _judge(self, hello: Hello) -> None:
-        differing = differences(*comparable(
-            {"protocol": self._me.protocol, **self._me.agreement},
-            {"protocol": hello.protocol, **hello.agreement},
-        ))
-        if differing:
-            mine, peer = self._me.role, hello.role
-            raise HandshakeMismatch(
-                f"{self._storage.root}: {mine} and {peer} do not agree: "
-                f"{_listed(differing, mine, peer)}; start both with the same settings"
-            )
 
     def _all_answered(self) -> bool:
         everyone = {**self._hellos, self._me.role: self._me}
@@ -169,19 +197,10 @@ class Handshake:
 
     def _commit(self) -> Generation | None:
         """Leader: make the generation a fact, then write RUN.json for people, then tell."""
-        hellos = [*self._hellos.values(), self._me]
-        newest = records.newest_generation(self._storage)
-        start = newest_common((h.checkpoints for h in hellos), newest.run if newest else None)
-        seen = [0, *records.committed_numbers(self._storage)]
-        seen += [c.generation for hello in hellos for c in hello.checkpoints]
-        generation = Generation(
-            generation=max(seen) + 1,
-            base=start.generation if start else 0,
-            start_step=start.step if start else 0,
-            run=newest.run if newest else start.run if start else uuid.uuid4().hex,
-            incarnations={hello.role: hello.incarnation for hello in hellos},
-            homes={hello.role: hello.home for hello in hellos},
-            agreements={hello.role: hello.agreement_sha256 for hello in hellos},
+        generation = next_generation(
+            [*self._hellos.values(), self._me],
+            records.newest_generation(self._storage),
+            records.committed_numbers(self._storage),
         )
         if not records.commit(self._storage, generation):
             return None  # another leader, whose lock or mine was broken: try the next number

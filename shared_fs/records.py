@@ -29,7 +29,8 @@ class Hello:
     """What a role says on arrival.
 
     answers      role -> the incarnation of it that I have seen
-    committed    number of the generation I committed as the leader, 0 before
+    committed    number of the generation I committed as the leader or, where no folder keeps the
+                 numbers, the newest that I took part in; 0 before
     profile      "local" or "network": what it takes the file system for
     home         names where this role keeps its checkpoints, "" if it keeps none
     checkpoints  what I can start from
@@ -103,10 +104,15 @@ def canonical(value: Any) -> bytes:
 
 def write_hello(storage: Storage, hello: Hello) -> None:
     """Publish my hello.  Raises ValueError if the agreement makes it longer than 64 KiB."""
+    storage.publish_durable(_hello_name(hello.role), hello_text(hello))
+
+
+def hello_text(hello: Hello) -> bytes:
+    """What the peers read.  Raises ValueError if the agreement makes it longer than 64 KiB."""
     text = _pretty(asdict(hello))
     if len(text) > HELLO_LIMIT:
         raise ValueError(f"hello of {len(text)} bytes, at most {HELLO_LIMIT}: agree on less")
-    storage.publish_durable(_hello_name(hello.role), text)
+    return text
 
 
 def read_hellos(storage: Storage, roles: Iterable[str]) -> dict[str, Hello]:
@@ -123,7 +129,12 @@ def read_hellos(storage: Storage, roles: Iterable[str]) -> dict[str, Hello]:
 
 def read_hello(storage: Storage, role: str) -> Hello | None:
     """The hello of a role, None if it is absent or unreadable (its owner may yet replace it)."""
-    raw = _read(storage, _hello_name(role), HELLO_LIMIT)
+    return parse_hello(storage.read_small(_hello_name(role), HELLO_LIMIT), role)
+
+
+def parse_hello(text: bytes | None, role: str) -> Hello | None:
+    """The hello of a role from its text, None if there is none or it is no such hello."""
+    raw = _parse(text)
     try:
         checkpoints = tuple(Checkpoint(**held) for held in raw["checkpoints"])
         process = Process(**raw["process"])
@@ -156,14 +167,25 @@ def generation_name(number: int) -> str:
 def commit(storage: Storage, generation: Generation) -> bool:
     """Commit a generation by put-if-absent; False if that number is already committed."""
     name = generation_name(generation.generation)
-    return storage.create_once(name, _pretty(asdict(generation)))
+    return storage.create_once(name, generation_text(generation))
 
 
 def read_generation(storage: Storage, number: int) -> Generation | None:
     """A committed generation, None if it is not (or not wholly) visible yet."""
-    raw = _read(storage, generation_name(number), RECORD_LIMIT)
+    text = storage.read_small(generation_name(number), RECORD_LIMIT)
+    generation = parse_generation(text)
+    return generation if generation and generation.generation == number else None
+
+
+def generation_text(generation: Generation) -> bytes:
+    """What the other roles read."""
+    return _pretty(asdict(generation))
+
+
+def parse_generation(text: bytes | None) -> Generation | None:
+    """A generation from its text, None if there is none or it is no such record."""
     try:
-        generation = Generation(**raw)
+        generation = Generation(**_parse(text))
     except TypeError:
         return None
     numbers = (generation.generation, generation.base, generation.start_step)
@@ -175,7 +197,7 @@ def read_generation(storage: Storage, number: int) -> Generation | None:
             for by_role in (generation.incarnations, generation.homes, generation.agreements)
         )
     )
-    return generation if sound and generation.generation == number else None
+    return generation if sound else None
 
 
 def committed_numbers(storage: Storage) -> list[int]:
@@ -202,7 +224,7 @@ def write_run(storage: Storage, generation: Generation, leader: Hello) -> None:
 
 def read_run(storage: Storage) -> dict[str, Any]:
     """What RUN.json says; empty before a generation was committed."""
-    return _read(storage, "RUN.json", RECORD_LIMIT)
+    return _parse(storage.read_small("RUN.json", RECORD_LIMIT))
 
 
 def _hello_name(role: str) -> str:
@@ -213,10 +235,10 @@ def _pretty(value: Any) -> bytes:
     return json.dumps(value, indent=1, allow_nan=False).encode("ascii") + b"\n"
 
 
-def _read(storage: Storage, name: str, limit: int) -> dict[str, Any]:
-    """A JSON object from a file; empty if the file is absent, irregular, too long or damaged."""
+def _parse(text: bytes | None) -> dict[str, Any]:
+    """A JSON object; empty if there is no text, or it is damaged."""
     try:
-        return parse_object(storage.read_small(name, limit) or b"{}")
+        return parse_object(text or b"{}")
     except (InvalidMessage, ValueError):
         return {}
 

@@ -1,4 +1,4 @@
-"""train dual: the cut net, a process for each part."""
+"""train dual: the cut net, a process for each part; under torchrun this process is one of them."""
 
 import argparse
 import os
@@ -11,6 +11,7 @@ from dualnet.cli.cuts import show_cuts
 from dualnet.cli.follow import follow
 from dualnet.cli.parser import add_settings, settings_of
 from dualnet.cli.progress import Progress
+from dualnet.cli.role import role_of_rank, run_role
 from dualnet.cli.runs import (
     add_output,
     discard_if_untrained,
@@ -21,6 +22,7 @@ from dualnet.cli.runs import (
     tell_notes,
 )
 from dualnet.methods.dual.settings import DualConfig
+from dualnet.rendezvous import environment_here
 
 if TYPE_CHECKING:
     from dualnet.launcher import Failure
@@ -49,6 +51,10 @@ def train_dual(arguments: argparse.Namespace) -> int:
         return 0
     settings = resolve_auto(settings)
     run = run_of(arguments, "dual", settings)
+    if role := role_of_rank(settings):
+        return run_role(role, settings, run, arguments.exchange_dir or run.exchange,
+                        overwrite=arguments.overwrite,
+                        quiet=arguments.quiet or role != settings.roles[-1])
     if not arguments.quiet:
         tell_notes(settings)
     failure = run_dual(settings, run, arguments.exchange_dir or run.exchange,
@@ -83,7 +89,8 @@ def run_dual(settings: DualConfig, run: "Run", exchange_dir: Path, *, overwrite:
             progress.say(devices)
         show_lines(readers, progress)
 
-    failure, stop = follow(run, {role: [role, *words] for role in roles}, show)
+    failure, stop = follow(run, {role: [role, *words] for role in roles}, show,
+                           environment=environment_here() if settings.backend != "file" else None)
     progress.close()
     if not run.is_over:
         discard_if_untrained(run)

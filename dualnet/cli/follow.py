@@ -18,7 +18,8 @@ Show = Callable[["dict[str, MetricsReader]", Mapping[str, int]], None]
 
 
 def follow(run: "Run", arguments: Mapping[str, Sequence[str | Path]], show: Show,
-           at_once: int | None = None) -> "tuple[Failure | None, StopRequest]":
+           at_once: int | None = None, environment: Mapping[str, str] | None = None
+           ) -> "tuple[Failure | None, StopRequest]":
     """Start each role with its arguments, see `Launcher`, and call `show` up to the end of all.
 
     A signal is passed on to all roles, which write a checkpoint.  Returns the first failure and
@@ -30,7 +31,7 @@ def follow(run: "Run", arguments: Mapping[str, Sequence[str | Path]], show: Show
     readers = {role: MetricsReader(run.metrics_path(role)) for role in arguments}
     for reader in readers.values():
         reader.new()        # what an earlier attempt has written is not news
-    with noted() as stop, Launcher(run, arguments, at_once) as launcher:
+    with noted() as stop, Launcher(run, arguments, at_once, environment) as launcher:
         while launcher.wait(POLL_S) and launcher.failure() is None and not stop.is_asked:
             show(readers, launcher.pids)
         failure = launcher.failure()

@@ -7,13 +7,17 @@ import signal
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dualnet.cli.parser import add_settings, settings_of
 from dualnet.cli.progress import Progress
 from dualnet.cli.runs import add_output, outcome, resolve_auto, run_of
+from dualnet.errors import UserError
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import MOST_PARTS, ROLES, role_names
+
+if TYPE_CHECKING:
+    from dualnet.run import Run
 
 STDIN = 0
 
@@ -25,8 +29,8 @@ def add(commands: Any) -> None:
         # Only the roles of every dual net stand in the list of commands.
         shown: dict[str, Any] = {"help": text} if role in ROLES else {}
         parser = commands.add_parser(role, description=f"{text[0].upper()}{text[1:]}.", **shown)
-        parser.add_argument("--exchange-dir", type=Path, required=True, metavar="DIR",
-                            help="folder that all roles see")
+        parser.add_argument("--exchange-dir", type=Path, metavar="DIR",
+                            help="folder that all roles see, with --backend file")
         parser.add_argument("--end-with-stdin", action="store_true",
                             help="end when standard input closes, so that no role outlives the "
                             "process that started it")
@@ -37,21 +41,49 @@ def add(commands: Any) -> None:
 
 def train_role(role: str, arguments: argparse.Namespace) -> int:
     """The command `net1`, `net2`, ..."""
-    logging.basicConfig(level=logging.INFO, format=f"{role}: %(message)s")
     if arguments.end_with_stdin:
         follow_stdin()
-    settings = resolve_auto(settings_of(arguments, DualConfig, "dual").resolved())
-    run = run_of(arguments, "dual", settings)
+    settings = settings_of(arguments, DualConfig, "dual").resolved()
+    if settings.backend == "file" and arguments.exchange_dir is None:
+        arguments.parser.error("the following arguments are required: --exchange-dir")
+    settings = resolve_auto(settings)
+    return run_role(role, settings, run_of(arguments, "dual", settings), arguments.exchange_dir,
+                    overwrite=arguments.overwrite, quiet=arguments.quiet)
+
+
+def run_role(role: str, settings: DualConfig, run: "Run", exchange_dir: Path | None, *,
+             overwrite: bool, quiet: bool) -> int:
+    """Train as `role` in this process, and say how it went."""
+    logging.basicConfig(level=logging.INFO, format=f"{role}: %(message)s")
     from dualnet import role_session
 
-    progress = Progress(settings.iterations, (role,), run=run.folder, quiet=arguments.quiet)
-    for line in role_session.role(role, settings, run, arguments.exchange_dir,
-                             overwrite=arguments.overwrite):
+    progress = Progress(settings.iterations, (role,), run=run.folder, quiet=quiet)
+    for line in role_session.role(role, settings, run,
+                                  exchange_dir if settings.backend == "file" else None,
+                                  overwrite=overwrite):
         progress.show(role, line)
     progress.close()
-    if role == settings.roles[-1] and not arguments.quiet and run.summary_path.exists():
+    if role == settings.roles[-1] and not quiet and run.summary_path.exists():
         print(outcome(run.summary()))
     return 0
+
+
+def role_of_rank(settings: DualConfig) -> str | None:
+    """The role that torchrun has started this process as; None without torchrun.
+
+    Raises UserError unless torchrun has started a process for each part.
+    """
+    if "RANK" not in os.environ:
+        return None
+    from dualnet.parallel import world_of
+
+    world, roles = world_of(), settings.roles
+    if world.size == 1:
+        return None
+    if world.size != len(roles):
+        raise UserError(f"--cut {settings.cut} makes {len(roles)} parts, which need as many "
+                        f"processes, and torchrun has started {world.size}; change one of the two")
+    return roles[world.rank]
 
 
 def follow_stdin() -> None:

@@ -102,6 +102,10 @@ class DualConfig(TrainConfig):
                                                   "float64"), group="dual net")
     nonfinite: str = flag("error", "what a message with nan or inf does",
                           choices=("error", "warn", "allow"), group="dual net")
+    backend: str = flag("file", "how the roles reach each other: through a folder; or, at"
+                        " MASTER_ADDR and MASTER_PORT, by torch.distributed with gloo (CPU memory,"
+                        " any network) or nccl (GPUs; not verified)",
+                        choices=("file", "gloo", "nccl"), local=True, group="exchange")
     window: int = flag(2, "messages in flight per channel", minimum=1, local=True,
                        group="exchange")
     transport: str = flag("auto", "how messages cross: a renamed file each, or memory that both"
@@ -118,8 +122,9 @@ class DualConfig(TrainConfig):
     handshake_timeout: float = flag(600.0, "seconds to wait for the other role to start",
                                     minimum=0, local=True, group="exchange")
     peer_timeout: float | None = flag(None, "seconds without a sign of life after which the other"
-                                      " role counts as lost; auto: 120, on network file systems"
-                                      " 300", minimum=0, local=True, group="exchange")
+                                      " role counts as lost; auto: 120; on network file systems,"
+                                      " and with gloo and nccl, where only a message is one, 300",
+                                      minimum=0, local=True, group="exchange")
     progress_timeout: float = flag(1800.0, "seconds the other role may stay in one iteration",
                                    minimum=0, local=True, group="exchange")
 
