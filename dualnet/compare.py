@@ -10,7 +10,6 @@
 import csv
 import fcntl
 import io
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,18 +18,11 @@ from typing import Any, NamedTuple
 
 from dualnet.errors import UserError
 from dualnet.run import Run
+from dualnet.statistics import Difference, Spread, mean_difference, spread
 from dualnet.variants import LOCAL, SEED, differing, labels
 
 # A single net is a partner for runs that saw as much of the same data with the same net.
 SAME = (SEED, "data", "net", "iterations", "batch_size")
-
-
-class Spread(NamedTuple):
-    """Mean, standard deviation (n - 1; None if n is 1) and number of values."""
-
-    mean: float
-    sd: float | None
-    n: int
 
 
 @dataclass(frozen=True)
@@ -74,6 +66,11 @@ class Row:
         return spread([getattr(outcome, figure) for outcome in self.outcomes])
 
     @property
+    def difference(self) -> Difference | None:
+        """Mean distance to the single net of the same seed, with its interval."""
+        return mean_difference([outcome.difference for outcome in self.outcomes])
+
+    @property
     def diverged(self) -> list[int]:
         """The iterations in which runs diverged."""
         return [outcome.diverged for outcome in self.outcomes if outcome.diverged is not None]
@@ -94,19 +91,6 @@ class Comparison(NamedTuple):
     def outcomes(self) -> list[Outcome]:
         """All runs, variant by variant."""
         return [outcome for row in self.rows for outcome in row.outcomes]
-
-
-def spread(values: Iterable[float | None]) -> Spread | None:
-    """Spread of the values that are there, or None if none is.
-
-    >>> spread([1.0, None, 4.0])
-    Spread(mean=2.5, sd=2.1213203435596424, n=2)
-    """
-    found = [value for value in values if value is not None]
-    if not found:
-        return None
-    sd = statistics.stdev(found) if len(found) > 1 else None
-    return Spread(statistics.fmean(found), sd, len(found))
 
 
 def compare(runs: Sequence[Run], names: Sequence[str] | None = None) -> Comparison:
@@ -214,7 +198,7 @@ def _variant_cells(comparison: Comparison) -> list[list[str]]:
         accuracy = " ".join(filter(None, [_percent(row.spread("accuracy")), diverged]))
         cells.append([
             row.variant, accuracy or "-", _percent(row.spread("merged")) or "-",
-            _percent(row.spread("difference"), "+") or "-", f"{row.collapsed} of {count}",
+            _points(row.difference), f"{row.collapsed} of {count}",
             _mean(row.spread("seconds"), "{:.1f}".format), _mean(row.spread("bytes"), _megabytes)])
     return cells
 
@@ -237,6 +221,11 @@ def _percent(found: Spread | None, sign: str = "") -> str:
         return ""
     mean = f"{round(100 * found.mean, 2) + 0.0:{sign}.2f}"     # + 0.0: no "-0.00"
     return mean if found.sd is None else f"{mean} +- {100 * found.sd:.2f} ({found.n})"
+
+
+def _points(found: Difference | None) -> str:
+    """"+0.18 [-0.88, +1.24] (3)", or "-"."""
+    return "-" if found is None else found.scaled(100).said(".2f")
 
 
 def _mean(found: Spread | None, said: Callable[[float], str]) -> str:

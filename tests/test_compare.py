@@ -124,7 +124,7 @@ def test_markdown_gives_both_tables_back(runs):
     assert all(len(line) == 7 for line in variants) and all(len(line) == 8 for line in by_run)
     # the mean of +2, -4, +2 points is a rounding error, which must not read "-0.00"
     assert variants[3][:4] == ["admm", "60.00 +- 10.58 (3)", "59.00 +- 10.58 (3)",
-                               "+0.00 +- 3.46 (3)"]
+                               "+0.00 [-8.61, +8.61] (3)"]
     assert [line[0] for line in by_run[2:]] == [run.folder.name for run in runs]
 
 

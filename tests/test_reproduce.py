@@ -15,7 +15,8 @@ from dualnet.methods.dual.settings import DualConfig
 from dualnet.reproduce.figure import _draw_curves, limits
 from dualnet.reproduce.ledger import KEYS, Key, Ledger
 from dualnet.reproduce.measure import missing, tasks
-from dualnet.reproduce.report import mean_and_spread, render, said
+from dualnet.reproduce.report import render
+from dualnet.reproduce.rows import Row, said
 from dualnet.reproduce.target import SCALES, Published, Target, Variant, digest
 from dualnet.reproduce.targets import TARGETS
 
@@ -118,7 +119,7 @@ def test_what_the_ledger_holds_is_not_measured_again(tmp_path):
 
 def row_of(report, variant, figure="accuracy"):
     found = re.search(rf"^\| {variant} \| {figure} \|.*$", report, re.M)
-    return [cell.strip() for cell in found.group().strip("|").split("|")]
+    return Row(*(cell.strip() for cell in found.group().strip("|").split("|")))
 
 
 def test_the_report_has_the_mean_and_the_sample_standard_deviation(tmp_path):
@@ -126,53 +127,76 @@ def test_the_report_has_the_mean_and_the_sample_standard_deviation(tmp_path):
     ledger = Ledger(tmp_path, "t")
     for seed, ours in enumerate((0.50, 0.53, 0.59)):
         ledger.append(line_of("a", seed, ours))
-    published = {"accuracy": [Published(0.6375, "a table"), Published(None, "in words")],
+    published = {"accuracy": [Published(0.6375, "a table"), Published(None, "in words"),
+                              Published(0.5, "a log")],
                  "loss1_last": [Published(105.0, "a log")]}
     report = render([target_of(variant_of("a", published), variant_of("b"))], tmp_path)
-    assert row_of(report, "a") == [
-        "a", "accuracy", "63.75 % (a table); in words", "54.00 %", "4.58 %", "3",
-        "cpu: shapes, 7 iterations", "a processor, 1 thread", "2026-01-02"]
-    assert row_of(report, "a", "loss1_last")[2:6] == ["105 (a log)", "2", "0", "3"]
-    assert row_of(report, "b")[2:6] == ["-", "not measured", "-", "0"]
+    assert row_of(report, "a") == Row(
+        "a", "accuracy", "63.75 % (a table); in words; 50.00 % (a log)", "54.00 %",
+        "-9.75; +4.00", "4.58 %", "3", "-", "cpu: shapes, 7 iterations",
+        "a processor, 1 thread", "2026-01-02")
+    assert row_of(report, "a", "loss1_last")[2:7] == ("105 (a log)", "2", "-103", "0", "3")
+    assert row_of(report, "b")[2:7] == ("-", "not measured", "-", "-", "0")
     assert "`dualnet reproduce t --scale cpu --seeds 0,1,2`, 4 s in all; commit cccccccc." in report
+
+
+def test_a_variant_stands_beside_its_reference_seed_by_seed(tmp_path):
+    # c less a: +3, +5 and +4 points, mean 4, deviation 1; t of 2 degrees of freedom 4.303, so the
+    # interval is 4 -+ 4.303 / sqrt(3) = 4 -+ 2.484.  The seed 7 of c has no partner.
+    # b less a: -2, +2 and +0, mean 0, deviation 2, interval 0 -+ 4.97
+    ledger = Ledger(tmp_path, "t")
+    values = {"a": (0.5, 0.6, 0.7), "b": (0.48, 0.62, 0.7), "c": (0.53, 0.65, 0.74)}
+    for name, found in values.items():
+        for seed, ours in enumerate(found):
+            ledger.append(line_of(name, seed, ours))
+    ledger.append(line_of("c", 7, 0.1))
+    ledger.append(line_of("d", 1, 0.5))
+    ledger.append(line_of("e", 1, None))
+    target = dataclasses.replace(target_of(*map(variant_of, "zabcde")), references=("a",))
+    report = render([target], tmp_path)
+    assert row_of(report, "z").paired == row_of(report, "a").paired == "-"
+    assert row_of(report, "b").paired == (
+        "+0.00 [-4.97, +4.97] (3) to a: no difference shown")
+    assert row_of(report, "c").paired == "+4.00 [+1.52, +6.48] (3) to a: higher"
+    assert row_of(report, "d").paired == "-10.00 (1) to a: one seed shows nothing"
+    assert row_of(report, "e").paired == "-"
 
 
 def test_a_target_without_lines_says_so_and_how_to_measure_it(tmp_path):
     report = render([target_of(variant_of("a"))], tmp_path)
-    assert row_of(report, "a")[3] == "not measured"
-    assert "To measure: `dualnet reproduce t --scale cpu --seeds 0,1`, a minute." in report
+    assert row_of(report, "a").ours == "not measured"
+    assert ("`dualnet reproduce t --scale cpu --seeds 0,1`, a minute; not measured yet."
+            in report)
 
 
 def test_a_remark_stands_above_the_table(tmp_path):
     target = dataclasses.replace(target_of(variant_of("a")), remark="Mind the gap.")
     assert "something.\n\nMind the gap.\n\n| variant" in render([target], tmp_path)
     counts = {"parameters": [Published(18_224.0, "a table")]}
-    assert row_of(render([target_of(variant_of("a", counts))], tmp_path), "a", "parameters")[2] == (
-        "18,224 (a table)")
+    assert row_of(render([target_of(variant_of("a", counts))], tmp_path), "a",
+                  "parameters").published == "18,224 (a table)"
 
 
 def test_runs_that_diverged_are_told_and_stay_out_of_the_mean(tmp_path):
     ledger = Ledger(tmp_path, "t")
     for seed, step in ((0, 7), (1, 9)):
         ledger.append(line_of("a", seed, None, figures={"accuracy": None, "diverged_at": step}))
-    report = render([target_of(variant_of("a"))], tmp_path)
-    assert row_of(report, "a")[3:6] == ["2 of 2 diverged, in iteration 7, 9", "-", "0"]
+    row = row_of(render([target_of(variant_of("a"))], tmp_path), "a")
+    assert (row.ours, row.spread, row.n) == ("2 of 2 diverged, in iteration 7, 9", "-", "0")
     ledger.append(line_of("a", 2, 0.25))
-    report = render([target_of(variant_of("a"))], tmp_path)
-    assert row_of(report, "a")[3:6] == ["25.00 % (2 of 3 diverged, in iteration 7, 9)", "-", "1"]
+    row = row_of(render([target_of(variant_of("a"))], tmp_path), "a")
+    assert (row.ours, row.spread, row.n) == (
+        "25.00 % (2 of 3 diverged, in iteration 7, 9)", "-", "1")
 
 
 def test_lines_of_other_settings_stay_out_of_the_mean(tmp_path):
     ledger = Ledger(tmp_path, "t")
     ledger.append(line_of(ours=0.2))
     ledger.append(line_of(ours=0.8, config="00000000"))
-    assert row_of(render([target_of(variant_of("a"))], tmp_path), "a")[3] == "20.00 %"
+    assert row_of(render([target_of(variant_of("a"))], tmp_path), "a").ours == "20.00 %"
 
 
-def test_the_spread_of_one_value_is_none():
-    assert mean_and_spread([3.0]) == (3.0, None, 1)
-    assert mean_and_spread([None]) == (None, None, 0)
-    assert mean_and_spread([1.0, None, 4.0]) == (2.5, pytest.approx(4.5 ** 0.5), 2)
+def test_a_value_is_said_in_the_unit_of_its_figure():
     assert said("accuracy@750", 0.5) == "50.00 %" and said("loss1_last", 948.31) == "948.3"
 
 
@@ -220,6 +244,7 @@ def test_every_target_says_what_was_published_and_what_it_costs(name):
         assert len(set(names)) == len(names)
         settings = [variant.settings for variant in variants]
         assert len({digest(each) for each in settings}) == len(names)
+        assert set(target.references) <= set(names)
         assert all(each == getattr(each, "resolved", lambda each=each: each)()
                    for each in settings)
         assert scale != "smoke" or all(each.iterations <= 3 or each.data == "auto"

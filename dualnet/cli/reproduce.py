@@ -123,7 +123,7 @@ def _draw(target: Target, scale: str, planned: "list[Task]", ledger: "Ledger") -
 
 
 def _found(line: "Line") -> str:
-    from dualnet.reproduce.report import said
+    from dualnet.reproduce.rows import said
 
     ours = line["ours"]
     end = line["figures"].get("diverged_at")

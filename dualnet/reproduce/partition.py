@@ -165,7 +165,8 @@ TARGETS = (
             "full": "8 min a run on a GPU, estimated; 50 seeds as published"}, _mnist,
            {"test_loss": "log", "test_loss_s": "log", "errors": "log", "errors_s": "log"},
            densities=("probabilities",),
-           remark=f"{SECONDS} {CPU} The curves of sub-models are means over them."),
+           remark=f"{SECONDS} {CPU} The curves of sub-models are means over them.",
+           references=("K = 1",)),
     Target("partition-table-2", f"{PAPER}, table 2 (section 3.2)",
            "when to merge, on CIFAR-10: the full nets, partitioning and Net2WiderNet, errors and "
            "speed-ups in series and in parallel (at scale cpu an epoch is one iteration of 32 "
@@ -174,5 +175,6 @@ TARGETS = (
             "full": "an hour a run on a GPU, estimated; 20 seeds as published"}, _table_2,
            remark=f"{SECONDS} `speedup` is that to the whole net in all iterations, with the "
                   "sub-models in series, `speedup_parallel` with all at once. What the duplicated "
-                  "net gains over the original is in their `train_s`."),
+                  "net gains over the original is in their `train_s`.",
+           references=("original",)),
 )

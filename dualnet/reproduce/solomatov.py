@@ -105,5 +105,6 @@ TARGETS = (
            {"smoke": "a minute", "cpu": "20 layers, 2 epochs a row: about ten minutes a row",
             "gpu": "122 layers, 15 epochs a row: at most 8 minutes a row on one GPU, not run yet",
             "full": "122 layers, 200 epochs a row, up to 4 GPUs: not run"},
-           _table, {"loss": "log", "accuracy": "linear"}),
+           _table, {"loss": "log", "accuracy": "linear"},
+           references=("baseline",)),
 )

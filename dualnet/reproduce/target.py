@@ -54,6 +54,7 @@ class Target:
     seeded     whether the seed changes anything
     densities  names of curves that are shares of pairs of values in 0 to 1, a matrix each
     remark     what a reader of the figures must know
+    references variants with which those behind them are compared, seed by seed
     """
 
     name: str
@@ -65,6 +66,17 @@ class Target:
     seeded: bool = True
     densities: Sequence[str] = ()
     remark: str = ""
+    references: Sequence[str] = ()
+
+    def reference_of(self, variants: Sequence[Variant], variant: Variant) -> Variant | None:
+        """Of `variants`, the one that `variant` is compared with: the reference nearest before it;
+        None for a reference, and where there is none."""
+        found = None
+        for each in variants:
+            if each.name == variant.name:
+                return None if each.name in self.references else found
+            found = each if each.name in self.references else found
+        return None
 
 
 class Outcome(NamedTuple):
