@@ -11,10 +11,12 @@ import pytest
 from dualnet import bootstrap
 
 ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ["run_two_gpu.sh", "tests/run", ".ci/run", "examples/torchrun.sh",
+           "examples/slurm/file_exchange.sbatch", "examples/slurm/torchrun.sbatch"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-@pytest.mark.parametrize("script", ["run_two_gpu.sh", "tests/run", ".ci/run"])
+@pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.security(13, "the scripts are read")
 def test_scripts_are_executable_and_strict(script):
     path = ROOT / script
@@ -55,7 +57,7 @@ def test_an_interpreter_that_lacks_a_package_is_told_apart(tmp_path):
 
 @pytest.mark.security(13, "the scripts are read")
 def test_the_shell_scripts_quote_what_they_expand():
-    for script in ("run_two_gpu.sh", "tests/run", ".ci/run"):
+    for script in SCRIPTS:
         code = re.sub(r"<<'TEXT'.*?^TEXT$", "", (ROOT / script).read_text(), flags=re.S | re.M)
         for line in code.splitlines():
             bare = re.sub(r'"[^"]*"|#.*|\[\[.*?\]\]', "", line.replace('"$(', "").replace("$(", ""))

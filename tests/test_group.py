@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,18 +80,39 @@ def test_admm_over_gloo_over_files_and_in_memory_gives_the_same_weights_bit_for_
         assert summaries[0][key] == summaries[1][key]
 
 
+def torchrun(folder, *words, **environment):
+    """examples/torchrun.sh as on a machine of its own."""
+    return subprocess.Popen(
+        [ROOT / "examples" / "torchrun.sh", *map(str, SMALL), *words], cwd=folder, text=True,
+        env={**os.environ, "PYTHON": sys.executable, "DUALNET_DATA": str(folder), **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
 @pytest.mark.slow
 def test_under_torchrun_each_process_is_the_role_of_its_rank(folder):
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    words = ["-m", "dualnet", "train", "dual", *SMALL, "--backend", "gloo", "--out"]
-    code, out, err = run(folder, *torchrun, 2, *words, "ranks")
-    assert code == 0, err
-    assert out.count("through conv3' of net2") == 1     # the last role alone speaks
     expected = in_memory(folder)
-    assert all(torch.equal(value, expected[name])
-               for name, value in weights(folder / "ranks").items())
-    code, _, err = run(folder, *torchrun, 3, *words, "three")
-    assert code != 0 and "makes 2 parts" in err and "torchrun has started 3" in err
+    here = {**environment_here(), "NNODES": "2"}
+    started = {"one machine": [torchrun(folder, "--out", "one machine")],
+               "two": [torchrun(folder, "--out", "two", NODE_RANK=rank, **here) for rank in "01"]}
+    for name, machines in started.items():
+        said = [process.communicate(timeout=DEADLINE_S) for process in machines]
+        assert all(process.returncode == 0 for process in machines), said
+        # the last role alone speaks
+        assert [out.count("through conv3' of net2") for out, _ in said] == (
+            [1] if name == "one machine" else [0, 1])
+        assert all(torch.equal(value, expected[key])
+                   for key, value in weights(folder / name).items())
+
+
+@pytest.mark.slow
+def test_torchrun_with_another_number_of_processes_than_parts_is_refused(folder):
+    process = torchrun(folder, "--out", "three", NPROC_PER_NODE="3")
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode != 0
+    said = [line for line in err.splitlines() if line.startswith("dualnet: ")]
+    assert said and set(said) == {
+        "dualnet: --cut pool2 makes 2 parts, which need as many processes, and torchrun has "
+        "started 3; change one of the two"}
     assert not (folder / "three").exists()
 
 
