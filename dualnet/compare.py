@@ -164,6 +164,21 @@ def runs_csv(comparison: Comparison) -> str:
                           for outcome in comparison.outcomes)])
 
 
+def read_runs(text: str) -> Comparison:
+    """What `runs_csv` wrote; which settings differ is not in it."""
+    rows: dict[str, list[Outcome]] = {}
+    for cells in csv.DictReader(io.StringIO(text)):
+        value = {name: float(cell) if cell else None for name, cell in cells.items()
+                 if name in FIGURES}
+        diverged, sent = (int(cells[name]) if cells[name] else None
+                          for name in ("diverged", "bytes"))
+        rows.setdefault(cells["variant"], []).append(Outcome(
+            cells["name"], cells["variant"], int(cells["seed"]), value["accuracy"],
+            value["merged"], value["difference"], cells["collapsed"] == "True", diverged,
+            value["seconds"], sent))
+    return Comparison([Row(variant, tuple(found)) for variant, found in rows.items()], [])
+
+
 def _csv(lines: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)

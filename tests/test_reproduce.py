@@ -299,7 +299,7 @@ def test_the_list_has_every_target_with_its_cost_at_each_scale(capsys):
 
 @pytest.mark.parametrize(("words", "sentence"), [
     (["thesis-9.7"], r"unknown target 'thesis-9.7'; did you mean thesis-9\.\d\?"),
-    ([], "needs a target, --all, --list or --report"),
+    ([], "needs a target, --all, --list, --report or --verify"),
 ])
 def test_a_wrong_target_is_a_sentence(words, sentence, capsys):
     assert main(["reproduce", *words]) == 2

@@ -24,6 +24,7 @@ from dualnet.bench.results import (
     speed_ups,
     spread,
 )
+from dualnet.fingerprint import metadata
 from dualnet.ledger import Line
 
 # Okabe and Ito's palette, safe for colour-blind readers; dashes tell the folders apart.
@@ -37,12 +38,12 @@ WORDS = {"compute": "compute", "waiting": "waiting", "rest": "exchange and the r
 
 
 def draw(line: Line, path: Path) -> None:
-    """Draw a line of any of the ledgers into `path`, a PNG."""
+    """Draw a line of any of the ledgers into `path`, a PNG that has its fingerprint."""
     figure = {"exchange": _exchange, "pipeline": _pipeline, "capacity": _capacity,
               "resnet": _resnet, "meprop": meprop.draw, "monolith": _resnet}[line["bench"]](line)
     figure.suptitle(f"bench {line['bench']}: {line['device_name']}, {line['cores']} cores, "
                     f"{line['date'][:10]}, n = {line['rounds']}", fontsize="medium")
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=80, metadata=metadata(line))
     pyplot.close(figure)
 
 

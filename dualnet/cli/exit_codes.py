@@ -4,7 +4,7 @@ from dualnet.errors import DataError, Diverged, Stopped, UserError, WrongSetting
 
 EXIT_CODES = """\
   0    done (a collapse is a warning, not a failure)
-  1    a bug in dualnet: please report the traceback
+  1    a bug in dualnet: please report the traceback; or reproduce --verify found a disagreement
   2    a wrong flag, value or folder
   65   a data set or a message that is missing or damaged
   69   the role is taken by another process

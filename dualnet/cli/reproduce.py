@@ -15,10 +15,6 @@ from dualnet.reproduce.targets import CAFFE_FIDELITY, FIDELITY_TABLE, TARGETS
 
 if TYPE_CHECKING:
     from dualnet.ledger import Line
-    from dualnet.reproduce.ledger import Ledger
-    from dualnet.reproduce.measure import Task
-
-REPORT = "README.md"
 
 
 def add(commands: Any) -> None:
@@ -31,7 +27,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--list", action="store_true", help="show all targets and their cost")
     parser.add_argument("--all", action="store_true", help="measure all targets")
     parser.add_argument("--report", action="store_true",
-                        help=f"render {REPORT} in --results from the ledgers")
+                        help="draw and render everything in --results from the ledgers, measure "
+                        "nothing")
+    parser.add_argument("--verify", action="store_true",
+                        help="check that every figure and number has its entry in a ledger; ends "
+                        "with 1 if one has not")
     parser.add_argument("--scale", choices=SCALES, default="cpu",
                         help="smoke: seconds, says nothing; cpu: at most 15 minutes on two cores; "
                         "gpu: at most 8 minutes a run; full: as published (default: cpu)")
@@ -65,9 +65,9 @@ def reproduce(arguments: argparse.Namespace) -> int:
     """The command `reproduce`."""
     names = list(TARGETS) if arguments.all else [
         choose("target", name, [*TARGETS, CAFFE_FIDELITY]) for name in arguments.targets]
-    if not (names or arguments.list or arguments.report):
-        raise UserError("reproduce needs a target, --all, --list or --report; --list shows the "
-                        "targets")
+    if not (names or arguments.list or arguments.report or arguments.verify):
+        raise UserError("reproduce needs a target, --all, --list, --report or --verify; --list "
+                        "shows the targets")
     if arguments.list:
         print(listing())
     for name in dict.fromkeys(names):
@@ -75,9 +75,9 @@ def reproduce(arguments: argparse.Namespace) -> int:
             _fidelity(arguments)
         else:
             _reproduce(TARGETS[name], arguments)
-    if arguments.report:
+    if names or arguments.report:
         _report(arguments.results)
-    return 0
+    return _verify(arguments.results) if arguments.verify else 0
 
 
 def listing() -> str:
@@ -92,7 +92,7 @@ def listing() -> str:
 
 
 def _reproduce(target: Target, arguments: argparse.Namespace) -> None:
-    """Measure what is missing, one line of progress each, and draw the target."""
+    """Measure what is missing, one line of progress each."""
     from dualnet.compare import Folder
     from dualnet.reproduce.ledger import Ledger
     from dualnet.reproduce.measure import measure, missing, tasks
@@ -111,15 +111,7 @@ def _reproduce(target: Target, arguments: argparse.Namespace) -> None:
             each = (time.monotonic() - started) / count
             _say(f"{count}/{len(wanted)}  {_found(line)}  {line['wall_s']:.1f} s  "
                  f"ETA {clock_text(each * (len(wanted) - count))}")
-    _draw(target, arguments.scale, planned, ledger)
-
-
-def _draw(target: Target, scale: str, planned: "list[Task]", ledger: "Ledger") -> None:
-    from dualnet.reproduce.figure import draw
-
-    known = ledger.latest()
-    draw(target, scale, [known[task.key] for task in planned], ledger.figure_path)
-    print(f"ledger: {ledger.path}\nfigure: {ledger.figure_path}")
+    print(f"ledger: {ledger.path}")
 
 
 def _found(line: "Line") -> str:
@@ -136,18 +128,28 @@ def _found(line: "Line") -> str:
 
 
 def _report(results: Path) -> None:
-    from dualnet.reproduce.report import render
+    """Draw and render what the ledgers changed."""
+    from dualnet.page import files
     from shared_fs import StorageError
 
-    path = results / REPORT
-    text = render(TARGETS.values(), results)
     try:
-        results.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        for path in files.write(results):
+            print(f"written: {path}")
     except OSError as error:
-        raise StorageError(f"cannot write {path} ({error.strerror}); choose another folder with "
-                           "--results") from None
-    print(f"report: {path}")
+        raise StorageError(f"cannot write {error.filename} ({error.strerror}); choose another "
+                           "folder with --results") from None
+
+
+def _verify(results: Path) -> int:
+    """Say what does not agree; 1 if anything does not."""
+    from dualnet.page.verify import problems
+
+    found = problems(results)
+    for problem in found:
+        _say(problem)
+    print(f"{results}: {len(found)} disagreement{'s' * (len(found) != 1)}" if found else
+          f"{results}: every figure and number has its entry in a ledger")
+    return int(bool(found))
 
 
 def _fidelity(arguments: argparse.Namespace) -> None:

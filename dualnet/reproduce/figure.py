@@ -17,8 +17,10 @@ from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
+from dualnet.fingerprint import metadata
 from dualnet.ledger import Line
-from dualnet.reproduce.target import Target, Variant
+from dualnet.reproduce.drawing import Drawing
+from dualnet.reproduce.target import Variant
 
 # Okabe and Ito's palette, safe for colour-blind readers, and dashes that tell it apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8B4513",
@@ -43,8 +45,9 @@ ABSCISSAE = {"test_loss": "epoch", "errors": "epoch",
              "errors_s": "seconds of training, sub-models at once"}
 
 
-def draw(target: Target, scale: str, lines: Sequence[Line], path: Path) -> None:
-    """Draw the lines of one scale into `path`, a PNG."""
+def draw(drawing: Drawing, path: Path) -> None:
+    """Draw the lines of one scale into `path`, a PNG that has their fingerprint."""
+    target, scale, lines = drawing
     variants = [variant for variant in target.variants(scale)
                 if any(line["variant"] == variant.name for line in lines)]
     names = [name for name in target.curves if any(line["curves"].get(name) for line in lines)]
@@ -68,7 +71,7 @@ def draw(target: Target, scale: str, lines: Sequence[Line], path: Path) -> None:
     seed = f"; curves of seed {min(line['seed'] for line in lines)}" if names else ""
     figure.suptitle(f"{target.name}: {target.paper}; scale {scale}, {', '.join(data)}{seed}",
                     fontsize="medium")
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=80, metadata=metadata(drawing.content))
     pyplot.close(figure)
 
 

@@ -1,0 +1,1 @@
+"""What the ledgers are published as: figures, reports and one page, written and verified."""
