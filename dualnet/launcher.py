@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,15 @@ class Failure(NamedTuple):
     reason: str
 
 
+def last_words(text: str) -> str:
+    """The line of a failed command's messages that says most: its last sentence to the user, or
+    else the last error of a traceback, which may be that of another process."""
+    for pattern in (r"^(?:\[\w+\]:)?dualnet: .*", r"^(?:\[\w+\]:)?[\w.]*(?:Error|Exception)\b.*"):
+        if found := re.findall(pattern, text, re.MULTILINE):
+            return str(found[-1])
+    return "no message"
+
+
 class Launcher:
     """Runs `python -m dualnet ARGUMENTS` once per role, each writing to its log.
 
@@ -45,7 +55,7 @@ class Launcher:
     def __init__(self, run: Run, arguments: Mapping[str, Sequence[str | Path]],
                  at_once: int | None = None, environment: Mapping[str, str] | None = None) -> None:
         self._run, self._at_once = run, at_once or len(arguments)
-        self._environment = {**os.environ, **(environment or {})}
+        self._environment = environment or {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._waiting = dict(arguments)
         self._start_next()
@@ -60,7 +70,7 @@ class Launcher:
                 self._processes[role] = subprocess.Popen(
                     [sys.executable, "-m", "dualnet", *map(str, words)],
                     stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
-                    env=self._environment)
+                    env={**os.environ, **self._environment})
 
     def _running(self) -> list[subprocess.Popen[bytes]]:
         return [process for process in self._processes.values() if process.poll() is None]

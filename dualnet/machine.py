@@ -33,6 +33,19 @@ def environment(device: torch.device) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
+def peak_memory() -> int:
+    """The most bytes that this process has held: of its GPU if it uses one, or else of memory,
+    the libraries included; 0 where the system does not tell."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return 1024 * int(found[0]) if found else 0
+
+
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
     return {"dualnet": dualnet.__version__, "python": platform.python_version(),

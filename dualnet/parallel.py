@@ -51,6 +51,12 @@ class World:
         dist.all_reduce(total)
         return (total / self.size).tolist()
 
+    def bytes_of_mean(self, net: nn.Module) -> int:
+        """What all processes together send for the mean gradient of one backward pass, in bytes: by
+        a ring, 2 (size - 1) gradients (Patarasuk and Yuan 2009)."""
+        gradient = sum(each.numel() * each.element_size() for each in net.parameters())
+        return 2 * (self.size - 1) * gradient
+
     def share(self, value: Any) -> Any:
         """The `value` of rank 0."""
         if self.size == 1:

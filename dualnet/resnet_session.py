@@ -31,7 +31,7 @@ def resnet(settings: ResnetConfig, run: Run) -> Iterator[Record]:
         **common_summary(RESNET, settings, method.facts(), clock),
         "test_accuracy": last["accuracy"],
         "wait_share": {method.name: 0.0}, "pids": {method.name: os.getpid()},
-        "bytes_exchanged": 0})
+        "bytes_exchanged": settings.iterations * method.world.bytes_of_mean(method.net)})
 
 
 def helper(settings: ResnetConfig) -> None:

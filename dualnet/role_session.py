@@ -186,7 +186,7 @@ class RoleSession:
     def _end(self, method: Role, channel: Channel, clock: Clock, last: Record) -> None:
         """Tell what this role took; the last role writes down what came of all."""
         mine = {"wait_share": clock.wait_share(), "bytes": clock.spent().bytes_sent,
-                "pid": os.getpid(), **method.facts()}
+                "memory": machine.peak_memory(), "pid": os.getpid(), **method.facts()}
         channel.report(phase="done", step=self._settings.iterations, **mine)
         *others, last_role = self._settings.roles
         if self._name == last_role:
@@ -198,6 +198,7 @@ class RoleSession:
                 "test_accuracy_merged": last["dual/accuracy_merged"],
                 "wait_share": {name: info["wait_share"] for name, info in each.items()},
                 "pids": {name: info["pid"] for name, info in each.items()},
+                "memory_bytes": max(info["memory"] for info in each.values()),
                 "bytes_exchanged": sum(info["bytes"] for info in each.values())})
         self._exchange.finish()
 

@@ -269,5 +269,6 @@ def common_summary(method_name: str, settings: TrainConfig, facts: Record,
         "method": method_name, "net": settings.net, "data": settings.data,
         "loss": getattr(settings, "loss", None), "schedule": getattr(settings, "schedule", None),
         "seed": settings.seed, "iterations": settings.iterations, **facts,
+        "memory_bytes": machine.peak_memory(),
         "wall_s": wall_s, "images_per_s": settings.iterations * settings.batch_size / wall_s,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}

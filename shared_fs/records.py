@@ -129,7 +129,7 @@ def read_hellos(storage: Storage, roles: Iterable[str]) -> dict[str, Hello]:
 
 def read_hello(storage: Storage, role: str) -> Hello | None:
     """The hello of a role, None if it is absent or unreadable (its owner may yet replace it)."""
-    return parse_hello(storage.read_small(_hello_name(role), HELLO_LIMIT), role)
+    return parse_hello(_read(storage, _hello_name(role), HELLO_LIMIT), role)
 
 
 def parse_hello(text: bytes | None, role: str) -> Hello | None:
@@ -172,8 +172,7 @@ def commit(storage: Storage, generation: Generation) -> bool:
 
 def read_generation(storage: Storage, number: int) -> Generation | None:
     """A committed generation, None if it is not (or not wholly) visible yet."""
-    text = storage.read_small(generation_name(number), RECORD_LIMIT)
-    generation = parse_generation(text)
+    generation = parse_generation(_read(storage, generation_name(number), RECORD_LIMIT))
     return generation if generation and generation.generation == number else None
 
 
@@ -224,7 +223,7 @@ def write_run(storage: Storage, generation: Generation, leader: Hello) -> None:
 
 def read_run(storage: Storage) -> dict[str, Any]:
     """What RUN.json says; empty before a generation was committed."""
-    return _parse(storage.read_small("RUN.json", RECORD_LIMIT))
+    return _parse(_read(storage, "RUN.json", RECORD_LIMIT))
 
 
 def _hello_name(role: str) -> str:
@@ -233,6 +232,14 @@ def _hello_name(role: str) -> str:
 
 def _pretty(value: Any) -> bytes:
     return json.dumps(value, indent=1, allow_nan=False).encode("ascii") + b"\n"
+
+
+def _read(storage: Storage, name: str, limit: int) -> bytes | None:
+    """The bytes of a file; None if it is absent, irregular or too long."""
+    try:
+        return storage.read_small(name, limit)
+    except InvalidMessage:
+        return None
 
 
 def _parse(text: bytes | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from dualnet.data import arrays
 from dualnet.data.dataset import Dataset
 from dualnet.errors import UserError
 from dualnet.from_prototxt import build_net
+from dualnet.launcher import last_words
 from dualnet.methods.resnet.settings import RESNET, ResnetConfig
 from dualnet.methods.resnet.training import Resnet
 from dualnet.run import Run
@@ -108,8 +109,7 @@ def _train(settings: ResnetConfig, processes: int, iterations: int, folder: Path
                    "--quiet", "--out", str(run.folder)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
         if done.returncode != 0:
-            said = [line for line in done.stderr.splitlines() if line.startswith("dualnet: ")]
-            raise UserError(f"{' '.join(command[1:])} failed: {(said or ['no message'])[-1]}")
+            raise UserError(f"{' '.join(command[1:])} failed: {last_words(done.stderr)}")
         lines = [line for line in run.metrics(RESNET) if line["split"] == "train"]
         images = (lines[-1]["step"] - lines[0]["step"]) * batch
         way = ONE if processes == 1 else f"{processes} processes"

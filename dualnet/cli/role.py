@@ -73,7 +73,7 @@ def role_of_rank(settings: DualConfig) -> str | None:
 
     Raises UserError unless torchrun has started a process for each part.
     """
-    if "RANK" not in os.environ:
+    if os.environ.get("RANK") is None:
         return None
     from dualnet.parallel import world_of
 

@@ -1,19 +1,29 @@
 """Measure the variants of a target that its ledger does not hold yet."""
 
 import importlib
+import multiprocessing
+import os
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dualnet import data
+from dualnet.errors import UserError
 from dualnet.ledger import Line, revision
 from dualnet.reproduce.ledger import Key, Ledger
 from dualnet.reproduce.target import Outcome, Target, Variant, digest
 
+if TYPE_CHECKING:
+    from dualnet.reproduce.runner import Job
+
+PARENT_GONE = 1
 
 class Task(NamedTuple):
     """One line to be: a variant with one seed, its settings complete."""
@@ -55,14 +65,49 @@ def measure(wanted: Sequence[Task], ledger: Ledger, out: Path) -> Iterator[Line]
     from dualnet.reproduce.runner import Job
 
     for task in wanted:
-        module, function = task.variant.measure.split(":")
         started = time.monotonic()
         code = revision()
-        outcome: Outcome = getattr(importlib.import_module(module), function)(
-            Job(task.settings, task.folder(out), task.variant.test_images))
+        outcome = _outcome(task, Job(task.settings, task.folder(out), task.variant.test_images))
         line = _line(task, outcome, code, time.monotonic() - started)
         ledger.append(line)
         yield line
+
+
+def _outcome(task: Task, job: "Job") -> Outcome:
+    """Measure in a process of its own, since what a process did before shows in the seconds and
+    the memory of what it does next.  The scale smoke, whose figures say nothing, stays here.
+
+    Raises UserError if that process is killed.
+    """
+    if task.scale == "smoke":
+        return measured(task.variant.measure, job)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=_end_with_parent) as pool:
+        try:
+            return pool.submit(measured, task.variant.measure, job).result()
+        except BrokenProcessPool:
+            raise UserError(f"the process that measured '{task.variant.name}' was killed, perhaps "
+                            "for lack of memory; run the same command again to go on") from None
+
+
+def measured(measure: str, job: "Job") -> Outcome:
+    """What the function `measure` finds, and the most memory that this process has held."""
+    from dualnet import machine
+
+    module, function = measure.split(":")
+    outcome: Outcome = getattr(importlib.import_module(module), function)(job)
+    return outcome._replace(figures={"memory_bytes": machine.peak_memory(), **outcome.figures})
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it disappears."""
+    def follow() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(PARENT_GONE)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _line(task: Task, outcome: Outcome, code: Line, wall_s: float) -> Line:

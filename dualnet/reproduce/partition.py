@@ -147,7 +147,8 @@ def _ratio(minutes: float) -> Published:
 
 CPU = ("The published seconds are of a GPU, of which small nets leave a part idle. A CPU core is "
        "busy with a small net too: an iteration costs about what its arithmetic does, and small "
-       "sub-models gain more.")
+       "sub-models gain more. Each row is measured in a process of its own: the allocator "
+       "of one that has trained larger nets before serves the whole net faster.")
 SECONDS = ("Seconds are iterations times the median time of one, without tests; on a CPU with one "
            "thread those in which the processor worked for the process.")
 

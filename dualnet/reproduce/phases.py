@@ -80,7 +80,7 @@ def phases(job: Job) -> Outcome:
         end = run.divergence() or {}
         return Outcome({"errors": None, "accuracy": None, "diverged_at": end.get("step")}, {},
                        machine.environment(device))
-    return Outcome({**_figures(found), **facts}, _curves(found, run),
+    return Outcome({**_figures(found), **facts, "bytes_exchanged": 0.0}, _curves(found, run),
                    machine.environment(device))
 
 

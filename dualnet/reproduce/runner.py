@@ -63,7 +63,10 @@ class Trained(NamedTuple):
 def training(job: Job) -> Outcome:
     """Train, test, and tell losses, norms and accuracy."""
     trained = train_net(job)
-    return Outcome(_figures(trained), _curves(trained), trained.where)
+    figures = _figures(trained)
+    if trained.diverged is None:
+        figures["bytes_exchanged"] = Run(job.folder).summary()["bytes_exchanged"]
+    return Outcome(figures, _curves(trained), trained.where)
 
 
 def train_net(job: Job) -> Trained:

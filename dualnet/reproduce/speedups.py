@@ -18,6 +18,7 @@ from dualnet import machine, nets, session
 from dualnet.config import TrainConfig
 from dualnet.data.dataset import Dataset
 from dualnet.errors import Diverged, UserError
+from dualnet.launcher import last_words
 from dualnet.methods.boosted.settings import BoostedConfig
 from dualnet.methods.boosted.training import Boosted
 from dualnet.methods.protocol import Record
@@ -64,13 +65,14 @@ def in_several_processes(job: Job) -> Outcome:
                str(run.folder), "--overwrite", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     if done.returncode != 0 and run.divergence() is None:
-        words = [line for line in done.stderr.splitlines() if line.startswith("dualnet:")]
-        raise UserError(f"training in {count} processes failed: {(words or ['no message'])[-1]}")
+        raise UserError(f"training in {count} processes failed: {last_words(done.stderr)}")
     lines = run.metrics(RESNET)
     end: Any = run.divergence() or {}
     figures = {**_figures(job.settings, lines, plain), "processes": float(count)}
     if end:
         figures |= {"accuracy": None, "diverged_at": end["step"]}
+    else:
+        figures |= {name: run.summary()[name] for name in ("bytes_exchanged", "memory_bytes")}
     return Outcome(figures, _curves(lines), machine.environment(device))
 
 
@@ -130,7 +132,8 @@ def _figures(settings: TrainConfig, lines: Sequence[Record],
     figures: dict[str, float | None] = {
         "accuracy": tests[-1]["accuracy"] if tests else None,
         "train_accuracy": training[-1]["accuracy"], "images_per_s": speed,
-        "images_per_s_plain": plain, "speedup": speed / plain, "diverged_at": None}
+        "images_per_s_plain": plain, "speedup": speed / plain, "diverged_at": None,
+        "bytes_exchanged": 0.0}
     return figures | ({"gamma_last": judged[-1]} if judged else {})
 
 
