@@ -1,20 +1,23 @@
 """results/bench.md: what the benchmarks should reach and what they measured, from their ledgers."""
 
-import operator
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from dualnet.bench import meprop, results
-from dualnet.bench.results import Row, Spread, row, spread
+from dualnet.bench.results import Row, row, spread
+from dualnet.bench.tables import NOT_MEASURED, footnote, said, table
+from dualnet.bench.targets import (
+    CAPACITY,
+    EXCHANGE,
+    MEPROP,
+    MONOLITH,
+    PIPELINE,
+    RESNET,
+    targets,
+)
 from dualnet.ledger import Line
 
-NOT_MEASURED = "not measured"
-MEGABYTE = 2**20
-BETWEEN = 64 * 2**10    # bytes from which on gloo is compared
-EXCHANGE, PIPELINE, CAPACITY, RESNET, MEPROP, MONOLITH = results.BENCHES
 INTRODUCTION = """\
 # Benchmarks
 
@@ -36,25 +39,10 @@ convolution) and the layer sizes of its finished code, cut at pool2:
 """
 
 
-class Target(NamedTuple):
-    """One row: what is asked of which figure, and what it should be.
-
-    found    from the newest line of `bench`, None if that has no such figure
-    reached  whether the median is good enough; None: there is no goal
-    """
-
-    bench: str
-    what: str
-    wanted: str
-    found: Callable[[Line], Spread | None]
-    reached: Callable[[float], bool] | None
-    unit: str = "x"
-
-
 def render(folder: Path) -> str:
     """The report as Markdown.  Raises DataError if a ledger is damaged."""
     lines = {bench: results.newest(folder, bench) for bench in results.BENCHES}
-    blocks = [INTRODUCTION, "## Targets\n", _targets(lines)]
+    blocks = [INTRODUCTION, "## Targets\n", targets(lines)]
     for bench, section in ((EXCHANGE, _exchange), (PIPELINE, _pipeline), (CAPACITY, _capacity),
                            (RESNET, _resnet), (MEPROP, _meprop), (MONOLITH, _monolith)):
         line = lines[bench]
@@ -64,113 +52,8 @@ def render(folder: Path) -> str:
             continue
         if results.figure_path(folder, bench).exists():
             blocks.append(f"![bench {bench}]({results.figure_path(folder, bench).name})\n")
-        blocks += [section(line), _footnote(line)]
+        blocks += [section(line), footnote(line)]
     return "\n".join(blocks)
-
-
-# -- targets ---------------------------------------------------------------------------------------
-
-def _targets(lines: Mapping[str, Line | None]) -> str:
-    cells = [("figure", "target", "measured", "n", "device", "reached")]
-    for target in _listed(lines[EXCHANGE]):
-        line = lines[target.bench]
-        found = target.found(line) if line else None
-        if line is None or found is None:
-            cells.append((target.what, target.wanted, NOT_MEASURED, "0", "-", "-"))
-            continue
-        reached = "-" if target.reached is None else (
-            "yes" if target.reached(found.median) else "no")
-        cells.append((target.what, target.wanted, f"{found.said('.3g')} {target.unit}",
-                      str(found.n), _device(line), reached))
-    cells.append(("two GPUs, any of these", "-", NOT_MEASURED, "0", "-", "-"))
-    return _table(cells)
-
-
-def _listed(exchange: Line | None) -> Iterator[Target]:
-    known = results.sizes(exchange) if exchange else []
-    for size in [size for size in known if size >= 16 * MEGABYTE] or [16 * MEGABYTE]:
-        yield Target(EXCHANGE, f"mapped, {said(size)}, over two memcpys", "at most 1.5",
-                     _against("mapped", "memcpy", size), lambda value: value <= 1.5)
-    yield Target(EXCHANGE, "mapped, 2 MB, above two memcpys", "at most 0.1 ms", _above_memcpy,
-                 lambda value: value <= 0.1, "ms")
-    yield Target(EXCHANGE, "mapped, 2 MB, faster than np.save + np.load", "10 times",
-                 _against("save", "mapped", 2 * MEGABYTE), lambda value: value >= 10)
-    for size in [size for size in known if size >= BETWEEN] or [BETWEEN]:
-        yield Target(EXCHANGE, f"mapped, {said(size)}, faster than gloo on loopback", "1 time",
-                     _against("gloo", "mapped", size), lambda value: value > 1)
-    yield Target(EXCHANGE, "mapped, 64 kB, from announcement to notice", "0.1 ms", _notice,
-                 lambda value: value <= 0.1, "ms")
-    yield Target(PIPELINE, "best `pipelined` over the single net, as a share of the bound", "0.85",
-                 lambda line: _best_pipelined(line, of_bound=True), lambda value: value >= 0.85,
-                 "of the bound")
-    yield Target(PIPELINE, "`caffenet` at pool2: best `pipelined` over the single net", "1.3",
-                 lambda line: _best_pipelined(line) if _is_thesis(line) else None,
-                 lambda value: value >= 1.3)
-    yield Target(PIPELINE, "the single net on all cores, beside it", "-",
-                 lambda line: spread(results.speed_ups(line, "single, all cores")), None)
-    for what, cut in (("at pool2", "pool2"), ("at the best cut", "")):
-        yield Target(CAPACITY, f"`caffenet`, largest batch dual over single, {what}",
-                     "the thesis: 1.57 at pool2", _capacity_at(cut), None)
-    for way, least in (("stochastic depth, uniform 0.5", 1.6),
-                       ("stochastic depth, linear to 0.5", 1.25), ("2 processes", 1.7)):
-        yield Target(RESNET, f"`train resnet`, {way}", f"{least:g}", _over_base(way),
-                     partial(operator.le, least))
-    yield Target(MEPROP, f"meProp, {meprop.LINEAR}, k = 30 for the batch: backward pass on one "
-                 "thread over the dense one", "2",
-                 lambda line: spread(meprop.speed_ups(line, meprop.LINEAR, meprop.UNIFIED)),
-                 lambda value: value >= 2)
-    yield Target(MONOLITH, "`train monolith`, an epoch of stage 2 with kept features over running "
-                 "the trunks", "10", _over_base("kept features"), partial(operator.le, 10))
-
-
-def _over_base(way: str) -> Callable[[Line], Spread | None]:
-    def found(line: Line) -> Spread | None:
-        ratios = results.over_base(line, way)
-        return spread(ratios) if ratios else None
-    return found
-
-
-def _against(way: str, other: str, size: int) -> Callable[[Line], Spread | None]:
-    def found(line: Line) -> Spread | None:
-        of, to = row(line, way=way, size=size), row(line, way=other, size=size)
-        return spread(results.ratios(of, to)) if of and to else None
-    return found
-
-
-def _above_memcpy(line: Line) -> Spread | None:
-    of, to = (row(line, way=way, size=2 * MEGABYTE) for way in ("mapped", "memcpy"))
-    if not of or not to:
-        return None
-    return spread([1e3 * (a - b) for a, b in zip(of["seconds"], to["seconds"], strict=True)])
-
-
-def _notice(line: Line) -> Spread | None:
-    found = row(line, way="mapped", size=BETWEEN)
-    return spread([1e3 * value for value in found["notice_s"]]) if found else None
-
-
-def _best_pipelined(line: Line, of_bound: bool = False) -> Spread | None:
-    """The way with the best median; its speed-ups, or their shares of the bound."""
-    ways = [each["way"] for each in line["measured"] if each["way"].startswith("pipelined")]
-    if not ways:
-        return None
-    best = max((results.speed_ups(line, way) for way in ways), key=statistics.median)
-    bounds = results.bounds(line) if of_bound else [1.0] * len(best)
-    return spread([value / bound for value, bound in zip(best, bounds, strict=True)])
-
-
-def _is_thesis(line: Line) -> bool:
-    return (line["settings"]["net"], line["settings"].get("cut", "pool2")) == ("caffenet", "pool2")
-
-
-def _capacity_at(cut: str) -> Callable[[Line], Spread | None]:
-    def found(line: Line) -> Spread | None:
-        ours = [each for each in _ours(line) if cut in ("", each["cut"])]
-        if line["settings"]["net"] != "caffenet" or not ours:
-            return None
-        return max((spread(results.batch_ratios(each)) for each in ours),
-                   key=lambda found: found.median)
-    return found
 
 
 # -- sections --------------------------------------------------------------------------------------
@@ -187,7 +70,7 @@ def _exchange(line: Line) -> str:
                       spread(results.ratios(each, base)).said(),
                       spread(notice).said(".3f") if notice else "-",
                       f"{line['rounds']} x {each['count']}"))
-    return _table(cells)
+    return table(cells)
 
 
 def _pipeline(line: Line) -> str:
@@ -201,7 +84,7 @@ def _pipeline(line: Line) -> str:
                       spread(results.speed_ups(line, each["way"])).said(), shares or "-"))
     head = (f"`{settings['net']}`, cut at {settings['cut']}, {settings['batch_size']} images, one "
             "thread per process unless said.\n")
-    return "\n".join([head, _table(cells), "", PIPELINE_TEXT.format(
+    return "\n".join([head, table(cells), "", PIPELINE_TEXT.format(
         bound=spread(results.bounds(line)).said())])
 
 
@@ -213,20 +96,20 @@ def _meprop(line: Line) -> str:
                       f"{each['outputs'] if is_dense else each['k']} of {each['outputs']}",
                       spread([1e3 * value for value in each["seconds"]]).said(".3f"),
                       spread(meprop.speed_ups(line, each["layer"], each["way"])).said()))
-    return f"One thread, float32.\n\n{_table(cells)}\n"
+    return f"One thread, float32.\n\n{table(cells)}\n"
 
 
 def _capacity(line: Line) -> str:
     settings = line["settings"]
     cells = [("cut", "how", "single", "net1", "net2", "net1 / single", "net2 / single",
               "dual / single")]
-    for each in _ours(line):
+    for each in results.ours(line):
         images = [spread(values).said("g") for values in each["images"].values()]
         ratios = [spread(results.batch_ratios(each, role)).said() for role in ("net1", "net2", "")]
         cells.append((each["cut"], each["how"], *images, *ratios))
     head = (f"`{settings['net']}`, images of {settings['shape']}, largest batches in "
             f"{settings['memory_limit'] / 2**30:g} GiB.\n")
-    return "\n".join([head, _table(cells), "", *_caffe(line)])
+    return "\n".join([head, table(cells), "", *_caffe(line)])
 
 
 def _resnet(line: Line) -> str:
@@ -240,7 +123,7 @@ def _resnet(line: Line) -> str:
                       spread(ratios).said(),
                       f"{100 * statistics.fmean(blocks):.0f} %" if blocks else "-"))
     return "\n".join([f"`{settings['net']}`, {settings['batch_size']} images per process and step, "
-                      "one thread each.\n", _table(cells), ""])
+                      "one thread each.\n", table(cells), ""])
 
 
 def _monolith(line: Line) -> str:
@@ -249,11 +132,7 @@ def _monolith(line: Line) -> str:
                spread(results.over_base(line, each["way"]) or []).said(".3g"))
               for each in line["measured"]]
     return "{net}, {batch_size} images per step, one thread.\n\n{}\n".format(
-        _table(cells), **line["settings"])
-
-
-def _ours(line: Line) -> list[Row]:
-    return [each for each in line["measured"] if not each["how"].startswith("Caffe")]
+        table(cells), **line["settings"])
 
 
 def _caffe(line: Line) -> list[str]:
@@ -278,7 +157,7 @@ def _caffe(line: Line) -> list[str]:
                       f"{each_image[0] / each_image[1]:.2f}",
                       spread(results.batch_ratios(each)).said(),
                       *(f"{value:.1f}" for value in needed)))
-    return [CAFFE_TEXT.format(single=single, dual=dual, published=dual / single), _table(cells), "",
+    return [CAFFE_TEXT.format(single=single, dual=dual, published=dual / single), table(cells), "",
             _conclusion(rules, single, dual)]
 
 
@@ -293,27 +172,3 @@ def _conclusion(rules: Sequence[Row], single: int, dual: int) -> str:
             f"card had, so its layers were smaller or the card larger. {single} images in the "
             "single net alone do fit the rule and the card. Which nets were in memory is not "
             "stated, so this is a hypothesis.\n")
-
-
-# -- words -----------------------------------------------------------------------------------------
-
-def _footnote(line: Line) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in line["versions"].items())
-    changed = " (changed)" * bool(line["dirty"])
-    return (f"`{line['command']}`, {line['wall_s']:.0f} s, {line['date'][:10]}; {_device(line)}; "
-            f"commit {(line['commit'] or 'unknown')[:8]}{changed}; {versions}.\n")
-
-
-def _device(line: Line) -> str:
-    return (f"{line['device_name']}, {line['cores']} cores" if line["device"] == "cpu"
-            else str(line["device_name"]))
-
-
-def said(size: int) -> str:
-    """"64 kB", "2 MB"."""
-    return f"{size // MEGABYTE} MB" if size >= MEGABYTE else f"{size // 2**10} kB"
-
-
-def _table(cells: Sequence[Sequence[str]]) -> str:
-    head, *rest = [f"| {' | '.join(line)} |" for line in cells]
-    return "\n".join([head, "|" + " --- |" * len(cells[0]), *rest])

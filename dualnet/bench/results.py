@@ -170,6 +170,11 @@ def over_base(line: Line, way: str) -> list[float] | None:
 
 # -- capacity --------------------------------------------------------------------------------------
 
+def ours(line: Line) -> list[Row]:
+    """The rows that are not by Caffe's rule."""
+    return [each for each in line["measured"] if not each["how"].startswith("Caffe")]
+
+
 def batch_ratios(of: Row, role: str = "") -> list[float]:
     """Largest batch of `role`, or of the half that holds fewer, over the single net's."""
     images = of["images"]
