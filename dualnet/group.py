@@ -74,6 +74,7 @@ class Group:
         self._join_timeout_s, self._peer_timeout_s = join_timeout_s, peer_timeout_s
         self._others = [each for each in roles if each != role]
         self._info: dict[str, Any] = {}
+        self._is_lost = False   # then the other roles may be as silent at the store: none is asked
         self.stop_waiting: Callable[[], bool] = lambda: False   # nobody returns to a group
 
     def __enter__(self) -> Self:
@@ -107,7 +108,7 @@ class Group:
         limit = timedelta(seconds=self._peer_timeout_s)
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
-        store = dist.PrefixStore("group", self._store)  # type: ignore[attr-defined]
+        store = dist.PrefixStore("group", self._store.store)  # type: ignore[attr-defined]
         dist.init_process_group(self._backend, store=store, rank=self.roles.index(self.role),
                                 world_size=len(self.roles), timeout=limit)
         self.channel = self._make_channel(limit)
@@ -188,12 +189,17 @@ class Group:
 
     def announce_held(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Tell the other roles which checkpoints I hold now; the newest 8 count."""
+        if self._is_lost:
+            return
         pairs = sorted([each.generation, each.step] for each in checkpoints
                        if each.run == self.start.run)
         self._write(f"held/{self.role}", {"held": pairs[-MOST_HELD:]})
 
     def common(self, mine: Sequence[Checkpoint]) -> Checkpoint | None:
-        """The newest of my checkpoints that every role says it holds, None if there is none."""
+        """The newest of my checkpoints that every role says it holds, None if there is none, or if
+        the others are gone."""
+        if self._is_lost:
+            return None
         held = [list(mine)]
         for role in self._others:
             with self._explained(f"the checkpoints of {role}"):
@@ -253,6 +259,7 @@ class Group:
         except RuntimeError as error:
             if not is_of_connection(error):
                 raise
+            self._is_lost = True
             raise PeerLost(f"another role has ended, or is silent for {self._peer_timeout_s:g} s: "
                            f"{self.role} waited for {awaited} and got '{first_sentence(error)}'; "
                            "run the same command again to resume") from None

@@ -8,15 +8,20 @@ import ipaddress
 import os
 import socket
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from threading import Thread
+from typing import TYPE_CHECKING, TypeVar
 
 from dualnet.errors import UserError
 from shared_fs.waiting import wait_for
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
+
+Answer = TypeVar("Answer")
 
 PROBE_S = 2.0           # seconds that one try to connect may take
 LONGEST_SLEEP_S = 0.05
@@ -64,8 +69,53 @@ def free_port() -> int:
         return port
 
 
+class MeetingStore:
+    """The store at which roles meet; every question to it has a deadline.
+
+    torch itself waits without one for the answer to `add`, `set` and `check`: for a quarter of an
+    hour after the network is cut, for ever while the process that keeps the store stands still.
+
+    store      what torch's groups take; its own questions have no deadline
+    timeout_s  of each question, seconds
+    All raise torch's DistError.
+    """
+
+    def __init__(self, store: "Store", meeting: Meeting, timeout_s: float) -> None:
+        self.store, self._meeting, self._timeout_s = store, meeting, timeout_s
+
+    def add(self, key: str, amount: int) -> int:
+        return self._ask(lambda: int(self.store.add(key, amount)))
+
+    def set(self, key: str, value: str) -> None:
+        self._ask(lambda: self.store.set(key, value))
+
+    def check(self, keys: Sequence[str]) -> bool:
+        return self._ask(lambda: bool(self.store.check(list(keys))))
+
+    def get(self, key: str) -> bytes:
+        return self._ask(lambda: bytes(self.store.get(key)))
+
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
+        from torch.distributed import DistNetworkError
+
+        answer: Future[Answer] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(question())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        Thread(target=ask, daemon=True).start()     # left alone if it hangs: the role then ends
+        try:
+            return answer.result(self._timeout_s)
+        except TimeoutError:
+            raise DistNetworkError(f"no answer from {self._meeting} within {self._timeout_s:g} s"
+                                   ) from None
+
+
 def open_store(meeting: Meeting, leader: str, *, leads: bool, join_timeout_s: float,
-               timeout_s: float) -> "Store":
+               timeout_s: float) -> MeetingStore:
     """The store of this attempt, once it can be reached.
 
     leader     the role that keeps it without torchrun; `leads`: whether that is this one
@@ -83,7 +133,7 @@ def open_store(meeting: Meeting, leader: str, *, leads: bool, join_timeout_s: fl
                  "with the same MASTER_ADDR and MASTER_PORT, and see that this machine reaches it",
                  timeout_s=join_timeout_s, longest_sleep_s=LONGEST_SLEEP_S, clock=time)
         store = TCPStore(meeting.host, meeting.port, None, False, limit, wait_for_workers=False)
-    return PrefixStore(f"dualnet/{meeting.attempt}", store)
+    return MeetingStore(PrefixStore(f"dualnet/{meeting.attempt}", store), meeting, timeout_s)
 
 
 def _listening(meeting: Meeting) -> socket.socket:

@@ -23,7 +23,7 @@ CACHE_S = 5  # how long a bindfs mount believes what it knows of a name
 def require(*programs):
     """Skip the test unless it is run by root and these programs are installed."""
     if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
+        pytest.skip("this needs root")
     for program in programs:
         if shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/sbin") is None:
             pytest.skip(f"{program} is not installed")

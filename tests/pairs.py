@@ -36,22 +36,31 @@ def is_alive(pid):
         return False
 
 
-def launch(folder, *words, **streams):
-    """`python -m dualnet WORDS` in `folder`, which holds the data set."""
+def launch(folder, *words, within=(), **streams):
+    """`python WORDS` in `folder`, which holds the data set; `within` is a command that runs it."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DUALNET_DATA": str(folder)}
     # A test run in the background of a script would hand its ignored SIGINT down.
     return subprocess.Popen(
-        [sys.executable, *map(str, words)], cwd=folder, env=environment, text=True,
+        [*within, sys.executable, *map(str, words)], cwd=folder, env=environment, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **streams)
+
+
+def undisturbed(folder):
+    """The weights of `train dual` with SETTINGS that nothing has disturbed, by role and name."""
+    write_cifar10(folder)
+    process = launch(folder, "-m", "dualnet", "train", "dual", *SETTINGS, "--out", "run", "--quiet",
+                     stdout=subprocess.DEVNULL)
+    assert process.wait(DEADLINE_S) == 0
+    return {role: Run(folder / "run").load_checkpoint(role, ITERATIONS)["part"] for role in ROLES}
 
 
 class Pair:
     """Two roles by hand, each started by the same command again and again."""
 
-    def __init__(self, folder, *words, roles=ROLES):
+    def __init__(self, folder, *words, roles=ROLES, within=()):
         folder.mkdir()
         write_cifar10(folder)
-        self.folder, self.run = folder, Run(folder / "run")
+        self.folder, self.run, self.within = folder, Run(folder / "run"), within
         self.words = [*SETTINGS, *words, "--exchange-dir", "meeting", "--out", "run", "--quiet"]
         self.processes, self.readers = {}, {}
         for role in roles:
@@ -61,7 +70,7 @@ class Pair:
         """Start `role`; `program` in place of `-m dualnet` if it is given."""
         with open(self.folder / f"{role}.log", "ab") as log:
             self.processes[role] = launch(self.folder, *(program or ("-m", "dualnet")), role,
-                                          *self.words, stdout=log, stderr=log)
+                                          *self.words, within=self.within, stdout=log, stderr=log)
         self.readers[role] = MetricsReader(self.run.metrics_path(role))
         self.readers[role].new()
 

@@ -12,13 +12,14 @@ import torch
 from official_files import write_cifar10
 from pairs import DEADLINE_S, ROLES, launch
 from test_resume import CPU, together
+from torch.distributed import DistNetworkError
 
 from dualnet.channel import QueueChannel
 from dualnet.from_prototxt import build_net
 from dualnet.methods.dual.build import build_parts, build_role, describe_wires
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.methods.dual.wire import all_channels
-from dualnet.rendezvous import environment_here
+from dualnet.rendezvous import Meeting, environment_here, free_port, open_store
 from dualnet.run import Run
 from dualnet.session import load_data
 
@@ -163,6 +164,31 @@ def test_a_silent_role_ends_the_other_with_75_at_the_peer_timeout(pair, here):
     both.processes["net2"].send_signal(signal.SIGSTOP)
     assert both.processes["net1"].wait(30) == 75, both.log("net1")
     assert "silent for 2 s" in both.log("net1")
+
+
+KEEP_STORE = """
+import sys
+from torch.distributed import TCPStore
+store = TCPStore("127.0.0.1", int(sys.argv[1]), is_master=True, wait_for_workers=False)
+sys.stdin.read()
+"""
+
+
+def test_no_question_to_the_store_waits_longer_than_its_deadline(folder):
+    port = free_port()
+    keeper = launch(folder, "-c", KEEP_STORE, port, stdin=subprocess.PIPE)
+    try:
+        store = open_store(Meeting("127.0.0.1", port), "net1", leads=False, join_timeout_s=60,
+                           timeout_s=0.5)
+        assert store.add("number", 2) == 2 and store.check(["number"])
+        keeper.send_signal(signal.SIGSTOP)
+        for ask in (lambda: store.check(["number"]), lambda: store.add("number", 1),
+                    lambda: store.get("number")):
+            with pytest.raises(DistNetworkError, match=f"127.0.0.1:{port} within 0.5 s"):
+                ask()
+    finally:
+        keeper.kill()
+        keeper.communicate()
 
 
 @pytest.mark.fault(67, "the port bound by another socket; a port at which nobody listens")

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from official_files import write_cifar10
-from pairs import DEADLINE_S, ITERATIONS, ROLES, SETTINGS, is_alive, launch, wait_for
+from pairs import DEADLINE_S, ITERATIONS, ROLES, SETTINGS, is_alive, launch, undisturbed, wait_for
 
 from dualnet.run import Run
 
@@ -19,12 +19,7 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 75}
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
     """The weights of an undisturbed run, by role."""
-    folder = tmp_path_factory.mktemp("calm")
-    write_cifar10(folder)
-    process = launch(folder, "-m", "dualnet", "train", "dual", *SETTINGS, "--out", "run", "--quiet",
-                     stdout=subprocess.DEVNULL)
-    assert process.wait(DEADLINE_S) == 0
-    return {role: Run(folder / "run").load_checkpoint(role, ITERATIONS)["part"] for role in ROLES}
+    return undisturbed(tmp_path_factory.mktemp("calm"))
 
 
 def check_weights(run, calm):
