@@ -1,7 +1,9 @@
 """What is published of the ledgers, and that a number changed by hand is found."""
 
+import base64
 import json
 import shutil
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,12 @@ from matplotlib import pyplot
 from dualnet import fingerprint
 from dualnet.cli import main
 from dualnet.page import files
+from dualnet.page.elements import body
+from dualnet.page.index import render
 from dualnet.page.verify import problems
+from dualnet.reproduce.ledger import Ledger
+from dualnet.reproduce.rows import measured_scales, table
+from dualnet.reproduce.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,11 +59,17 @@ def a_speed(line):
     line["measured"][0]["images_per_s"][0] *= 1.5
 
 
+def a_speed_of_an_older_line(line):
+    line["measured"][0]["seconds"][0] *= 1.5
+
+
 @pytest.mark.parametrize(("name", "alter", "found"), [
-    ("thesis-table.jsonl", accuracy, ["thesis-table.png", "README.md"]),
-    ("thesis-table.jsonl", half_of_accuracy, ["thesis-table.jsonl, line 1", "thesis-table.png"]),
-    ("thesis-9.1.jsonl", a_point_of_a_curve, ["thesis-9.1.png"]),
-    ("bench-pipeline.jsonl", a_speed, ["bench-pipeline.png", "bench.md"])])
+    ("thesis-table.jsonl", accuracy, ["thesis-table.png", "README.md", "index.html"]),
+    ("thesis-table.jsonl", half_of_accuracy, ["thesis-table.jsonl, line 1", "thesis-table.png",
+                                                "index.html"]),
+    ("thesis-9.1.jsonl", a_point_of_a_curve, ["thesis-9.1.png", "index.html"]),
+    ("bench-pipeline.jsonl", a_speed, ["bench-pipeline.png", "bench.md", "index.html"]),
+    ("bench-exchange.jsonl", a_speed_of_an_older_line, ["index.html"])])
 def test_a_number_changed_in_a_ledger_is_found(results, name, alter, found):
     change(results / name, 1, alter)
     said = problems(results)
@@ -67,6 +80,7 @@ def test_a_number_changed_in_a_ledger_is_found(results, name, alter, found):
 @pytest.mark.parametrize(("name", "old", "new"), [
     ("README.md", "| single | accuracy | 77.78 % ", "| single | accuracy | 77.87 % "),
     ("bench.md", "1.51 (1.47 to 1.55)", "1.57 (1.47 to 1.55)"),
+    ("index.html", '"published">77.78 % (', '"published">77.87 % ('),
     ("compare-losses/table.csv", "single,3,0,,0,0.675733", "single,3,0,,0,0.685733"),
     ("compare-losses/runs.csv", "admm-s0,admm,0,0.6817", "admm-s0,admm,0,0.6917")])
 def test_a_number_changed_in_a_report_or_table_is_found(results, name, old, new):
@@ -74,8 +88,9 @@ def test_a_number_changed_in_a_report_or_table_is_found(results, name, old, new)
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    problem, = problems(results)
-    assert problem.startswith(str(results / name).replace("runs.csv", "table.csv"))
+    said = problems(results)
+    assert len(said) == 1 + (path.name == "runs.csv")       # whose fingerprint is in index.html
+    assert said[-1].startswith(str(path).replace("runs.csv", "table.csv"))
 
 
 def test_a_figure_of_other_lines_or_of_none_is_found(results):
@@ -95,7 +110,8 @@ def test_the_report_draws_and_renders_what_changed_and_nothing_else(results):
     assert files.write(results) == []
     change(results / "thesis-9.4.jsonl", 1, lambda line: line.update(wall_s=line["wall_s"] + 9))
     before = {path: path.read_bytes() for path in results.glob("*.png")}
-    assert {path.name for path in files.write(results)} == {"thesis-9.4.png", "README.md"}
+    assert {path.name for path in files.write(results)} == {
+        "thesis-9.4.png", "README.md", "index.html"}
     assert problems(results) == []
     assert {path.name for path, data in before.items() if path.read_bytes() != data} == {
         "thesis-9.4.png"}
@@ -108,7 +124,91 @@ def test_verify_ends_with_one_where_something_does_not_agree(results, capsys):
     assert main(words) == 1
     said = capsys.readouterr()
     assert "thesis-9.1.png: expected the fingerprint" in said.err
-    assert said.out.endswith("1 disagreement\n")
+    assert said.out.endswith("2 disagreements\n")       # index.html embeds the figure
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+class Page(HTMLParser):
+    """The tags of a page with their attributes, the places in it, the rows of its tables."""
+
+    VOID = {"meta", "img", "br"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.rows = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"{self.open} is not closed"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def page():
+    return Page((ROOT / "results" / "index.html").read_text())
+
+
+def test_the_page_needs_nothing_else_and_its_links_lead_somewhere(page):
+    places = {given["id"] for _, given in page.tags if "id" in given}
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    for tag, given in page.tags:
+        assert not any(name.startswith("on") for name in given)
+        target = given.get("href")
+        if target:
+            assert target[1:] in places if target[0] == "#" else (
+                ROOT / "results" / target).is_file(), (tag, target)
+    style = (ROOT / "results" / "index.html").read_text().partition("</style>")[0]
+    assert "url(" not in style and "@import" not in style
+
+
+def test_the_page_has_every_figure_of_a_target_and_says_what_it_is(page):
+    pictures = {base64.b64decode(given["src"].removeprefix("data:image/png;base64,")): given["alt"]
+                for tag, given in page.tags if tag == "img"}
+    drawn = [ROOT / "results" / f"{name}.png" for name in TARGETS]
+    assert pictures == {path.read_bytes(): f"{path.stem}, measured beside published values"
+                        for path in drawn if path.exists()}
+
+
+def test_the_page_has_every_row_of_every_target_with_its_command(page):
+    for target in TARGETS.values():
+        lines = list(Ledger(ROOT / "results", target.name).latest().values())
+        for scale in measured_scales(target, lines) or ["cpu"]:
+            for row in table(target, lines, scale).rows:
+                assert list(row) in page.rows
+            assert any(cells[0].startswith(f"{target.name} {target.paper}: {target.shows}.")
+                       and f"dualnet reproduce {target.name} --scale {scale} --seeds " in cells[0]
+                       for cells in page.rows)
+
+
+def test_a_page_without_measurements_says_so_of_every_figure(tmp_path):
+    rows = [row for row in Page(render(TARGETS.values(), tmp_path)).rows
+            if len(row) == 11 and row[0] != "variant"]
+    figures = sum(len({variant.figure, *variant.published}) for target in TARGETS.values()
+                  for variant in target.variants("cpu"))
+    assert len(rows) == figures and all(row[3] == "not measured" for row in rows)
+
+
+def test_what_looks_like_a_tag_is_text():
+    text = body(("a", 'b"'), [("<b>", "1 < 2 & `x<y`")])
+    page = Page(f"<table>{text}</table>")
+    assert page.rows == [["<b>", "1 < 2 & x<y"]]
+    assert [tag for tag, _ in page.tags] == ["table", "tbody", "tr", "th", "td", "code"]
+    assert page.tags[4][1] == {"data-label": 'b"'}
 
 
 # -- fingerprints ----------------------------------------------------------------------------------

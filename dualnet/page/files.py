@@ -1,7 +1,7 @@
 """The files that follow from the ledgers.
 
     results/<target>.png  bench-<subject>.png    drawn again only if their lines changed
-            README.md  bench.md                  rendered
+            README.md  bench.md  index.html      rendered
 """
 
 import os
@@ -14,12 +14,13 @@ from dualnet import fingerprint
 from dualnet.bench import report as bench_report
 from dualnet.bench import results as bench_results
 from dualnet.ledger import Line
+from dualnet.page import index
 from dualnet.reproduce import report
 from dualnet.reproduce.drawing import Drawing, drawing_of
 from dualnet.reproduce.ledger import Ledger
 from dualnet.reproduce.targets import TARGETS
 
-REPORT = "README.md"
+REPORT, PAGE = "README.md", "index.html"
 
 
 class FigureFile(NamedTuple):
@@ -61,7 +62,8 @@ def _draw_bench(line: Line, path: Path) -> None:
 
 def texts(results: Path) -> dict[Path, str]:
     """Every rendered file.  Raises DataError if a ledger is damaged."""
-    found = {results / REPORT: report.render(TARGETS.values(), results)}
+    found = {results / REPORT: report.render(TARGETS.values(), results),
+             results / PAGE: index.render(TARGETS.values(), results)}
     if any(bench_results.newest(results, bench) for bench in bench_results.BENCHES):
         found[results / bench_results.REPORT] = bench_report.render(results)
     return found

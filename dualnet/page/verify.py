@@ -14,6 +14,7 @@ from dualnet.page import files
 from dualnet.reproduce.ledger import Ledger
 from dualnet.reproduce.targets import TARGETS
 
+SHOWN = 80      # characters of a line that is wrong
 RENDER = "dualnet reproduce --report renders it again"
 
 
@@ -68,13 +69,20 @@ def _texts(results: Path) -> Iterator[str]:
         pairs = itertools.zip_longest(text.splitlines(), found.splitlines())
         for number, (expected, line) in enumerate(pairs, start=1):
             if expected != line:
-                yield (f"{path}, line {number}: expected {_short(expected)}, found "
-                       f"{_short(line)}; {RENDER}")
+                want, have = _where_they_part(expected, line)
+                yield f"{path}, line {number}: expected {want}, found {have}; {RENDER}"
                 break
 
 
-def _short(line: str | None) -> str:
-    return "no line" if line is None else f"'{line}'" if len(line) < 400 else f"'{line[:400]}...'"
+def _where_they_part(a: str | None, b: str | None) -> tuple[str, str]:
+    """Both lines, quoted, from a few words before their first difference."""
+    if a is None or b is None:
+        want, have = ("no line" if each is None else f"'{each[:SHOWN]}'" for each in (a, b))
+        return want, have
+    at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y),
+              min(len(a), len(b)))
+    start = max(at - SHOWN // 2, 0)
+    return f"'{a[start:start + SHOWN]}'", f"'{b[start:start + SHOWN]}'"
 
 
 def _comparisons(results: Path) -> Iterator[str]:
