@@ -72,7 +72,7 @@ def anchor(text: str) -> str:
 
 
 def _paper(paper: str, targets: Iterable[Target], results: Path) -> str:
-    """Its figures, then one table."""
+    """One table, then the figures."""
     figures: list[str] = []
     bodies: list[str] = []
     for target in targets:
@@ -85,8 +85,9 @@ def _paper(paper: str, targets: Iterable[Target], results: Path) -> str:
             figures.append(elements.figure(ledger.figure_path, f"{target.name}, measured beside "
                                            "published values", caption))
         bodies += _bodies(target, ledger)
-    return "\n".join([f'<section id="{anchor(paper)}">', f"<h2>{said(paper)}</h2>", *figures,
-                      elements.table(Row._fields, bodies), "</section>"])
+    return "\n".join([f'<section id="{anchor(paper)}">', f"<h2>{said(paper)}</h2>",
+                      elements.table(Row._fields, bodies), '<div class="figures">', *figures,
+                      "</div>", "</section>"])
 
 
 def _bodies(target: Target, ledger: Ledger) -> Iterator[str]:

@@ -20,6 +20,9 @@ p, ul { max-width: 48rem; }
 a { color: var(--link); }
 code { font-size: .9em; background: var(--band); padding: 0 .25em; border-radius: 3px; }
 figure { margin: 1.5rem 0; }
+@media screen and (min-width: 60rem) {
+  .figures { display: grid; grid-template-columns: 1fr 1fr; gap: 0 2rem; align-items: start; }
+}
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figcaption, .quiet { color: var(--muted); font-size: .9rem; }
 table { border-collapse: collapse; width: 100%; font-size: .8rem; line-height: 1.35; }
@@ -29,6 +32,8 @@ thead th { border-bottom: 2px solid var(--line); }
 tbody th { font-weight: 600; }
 th.group { background: var(--band); font-weight: 400; padding: .7rem .45rem; }
 th.group strong { font-size: 1rem; }
+td[data-label="scale"] { min-width: 10rem; }
+td[data-label="date"] { white-space: nowrap; }
 tr.missing td, tr.missing th { color: var(--muted); font-style: italic; }
 @media screen and (max-width: 60rem) {
   table.cards thead { position: absolute; left: -9999px; }
