@@ -2,6 +2,7 @@
 
     results/<target>.png  bench-<subject>.png    drawn again only if their lines changed
             README.md  bench.md  index.html      rendered
+    README.md                                    its marked numbers, see marks.py
 """
 
 import os
@@ -14,7 +15,7 @@ from dualnet import fingerprint
 from dualnet.bench import report as bench_report
 from dualnet.bench import results as bench_results
 from dualnet.ledger import Line
-from dualnet.page import index
+from dualnet.page import index, marks
 from dualnet.reproduce import report
 from dualnet.reproduce.drawing import Drawing, drawing_of
 from dualnet.reproduce.ledger import Ledger
@@ -61,11 +62,17 @@ def _draw_bench(line: Line, path: Path) -> None:
 
 
 def texts(results: Path) -> dict[Path, str]:
-    """Every rendered file.  Raises DataError if a ledger is damaged."""
+    """Every rendered file, and the README beside the folder.
+
+    Raises DataError if a ledger is damaged, or for a mark that leads to no number.
+    """
     found = {results / REPORT: report.render(TARGETS.values(), results),
              results / PAGE: index.render(TARGETS.values(), results)}
     if any(bench_results.newest(results, bench) for bench in bench_results.BENCHES):
         found[results / bench_results.REPORT] = bench_report.render(results)
+    readme = results.resolve().parent / REPORT
+    if readme.is_file():
+        found[readme] = marks.filled(readme.read_text(encoding="utf-8"), readme, results)
     return found
 
 
