@@ -277,7 +277,7 @@ def test_every_target_can_be_measured_drawn_and_reported(name, tmp_path, capsys)
 
     assert main([*words, "--report"]) == 0          # all there: nothing is measured again
     assert Ledger(tmp_path / "results", name).lines() == lines
-    assert f"{len(variants)} of them in" in capsys.readouterr().err
+    assert f"{len(variants)} in" in capsys.readouterr().err
     report = (tmp_path / "results" / "README.md").read_text()
     section = report.partition(f"## {name}\n")[2].partition("\n## ")[0]
     assert section.count("| smoke: ") >= len(variants) and f"({name}.png)" in section

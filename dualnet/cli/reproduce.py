@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,12 @@ from dualnet.cli.parser import default_data_dir
 from dualnet.cli.progress import clock_text
 from dualnet.config import choose
 from dualnet.errors import UserError
-from dualnet.reproduce.target import SCALES, Target
+from dualnet.reproduce.target import SCALES
 from dualnet.reproduce.targets import CAFFE_FIDELITY, FIDELITY_TABLE, TARGETS
 
 if TYPE_CHECKING:
     from dualnet.ledger import Line
+    from dualnet.reproduce.plan import Plan, Remaining
 
 
 def add(commands: Any) -> None:
@@ -26,6 +28,8 @@ def add(commands: Any) -> None:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="what to measure; see --list")
     parser.add_argument("--list", action="store_true", help="show all targets and their cost")
     parser.add_argument("--all", action="store_true", help="measure all targets")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="list what is missing and what it costs, measure nothing")
     parser.add_argument("--report", action="store_true",
                         help="draw and render everything in --results from the ledgers, measure "
                         "nothing")
@@ -70,12 +74,11 @@ def reproduce(arguments: argparse.Namespace) -> int:
                         "shows the targets")
     if arguments.list:
         print(listing())
-    for name in dict.fromkeys(names):
-        if name == CAFFE_FIDELITY:
-            _fidelity(arguments)
-        else:
-            _reproduce(TARGETS[name], arguments)
-    if names or arguments.report:
+    measured = [name for name in dict.fromkeys(names) if name != CAFFE_FIDELITY]
+    _measure(measured, arguments)
+    if CAFFE_FIDELITY in names and not arguments.dry_run:
+        _fidelity(arguments)
+    if arguments.report or (names and not arguments.dry_run):
         _report(arguments.results)
     return _verify(arguments.results) if arguments.verify else 0
 
@@ -91,27 +94,62 @@ def listing() -> str:
     return "\n".join(texts)
 
 
-def _reproduce(target: Target, arguments: argparse.Namespace) -> None:
-    """Measure what is missing, one line of progress each."""
-    from dualnet.compare import Folder
-    from dualnet.reproduce.ledger import Ledger
-    from dualnet.reproduce.measure import measure, missing, tasks
+def _measure(names: Sequence[str], arguments: argparse.Namespace) -> None:
+    """Measure what is missing, target by target, one line of progress each."""
+    from dualnet.reproduce.plan import Remaining, plan, total
 
     local = {"data_dir": arguments.data_dir, "device": arguments.device,
              "threads": arguments.threads}
-    ledger = Ledger(arguments.results, target.name)
-    planned = tasks(target, arguments.scale, arguments.seeds, local)
-    wanted = planned if arguments.again else missing(planned, ledger)
-    _say(f"{target.name} at scale {arguments.scale}: {len(planned)} measurements, "
-         f"{len(planned) - len(wanted)} of them in {ledger.path}")
-    out = arguments.out / target.name
+    plans = [plan(TARGETS[name], arguments.scale, arguments.seeds, local, arguments.results,
+                  arguments.again) for name in names]
+    if arguments.dry_run:
+        print(missing_text(plans))
+        return
+    remaining = Remaining([each.seconds for each in plans for _ in each.wanted])
+    for number, each in enumerate(plans, start=1):
+        left = total(later.cost_s for later in plans[number - 1:])
+        _say(f"{number}/{len(plans)}  {each.target.name} at scale {arguments.scale}: "
+             f"{len(each.wanted)} to measure, {each.known} in {each.ledger.path}  "
+             f"{_about(left)} from here")
+        _reproduce(each, remaining, arguments.out / each.target.name)
+
+
+def _reproduce(plan: "Plan", remaining: "Remaining", out: Path) -> None:
+    """Measure a target, one line of progress for each measurement."""
+    from dualnet.compare import Folder
+    from dualnet.reproduce.measure import measure
+
     with Folder(out).held():
         started = time.monotonic()
-        for count, line in enumerate(measure(wanted, ledger, out), start=1):
-            each = (time.monotonic() - started) / count
-            _say(f"{count}/{len(wanted)}  {_found(line)}  {line['wall_s']:.1f} s  "
-                 f"ETA {clock_text(each * (len(wanted) - count))}")
-    print(f"ledger: {ledger.path}")
+        for count, line in enumerate(measure(plan.wanted, plan.ledger, out), start=1):
+            left, started = remaining.done(time.monotonic() - started), time.monotonic()
+            _say(f"{count}/{len(plan.wanted)}  {_found(line)}  {line['wall_s']:.1f} s  "
+                 f"ETA {clock_text(left)}")
+    print(f"ledger: {plan.ledger.path}")
+
+
+def missing_text(plans: "Sequence[Plan]") -> str:
+    """What is missing and what it costs: by variant, by paper and in all."""
+    from dualnet.reproduce.plan import total
+
+    lines: list[str] = []
+    papers: dict[str, list[Plan]] = {}
+    for each in plans:
+        papers.setdefault(each.target.paper.partition(",")[0], []).append(each)
+        count = len(each.wanted)
+        lines.append(f"{each.target.name}: {count} of {count + each.known} missing"
+                     + f", {_about(each.cost_s)}" * bool(count))
+        lines += [f"  {variant}: seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+                  for variant, seeds in each.missing.items()]
+    lines += [f"{paper}: {_about(total(each.cost_s for each in found))}"
+              for paper, found in papers.items()]
+    return "\n".join([*lines, f"in all: {sum(len(each.wanted) for each in plans)} measurements, "
+                      f"{_about(total(each.cost_s for each in plans))}",
+                      "costs are for cores that do nothing else"])
+
+
+def _about(seconds: float | None) -> str:
+    return "cost not known" if seconds is None else f"about {clock_text(seconds)}"
 
 
 def _found(line: "Line") -> str:

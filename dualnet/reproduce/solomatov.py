@@ -102,8 +102,8 @@ TARGETS = (
     Target("resnet-speedups", f"{PAPER}, results",
            "time and accuracy of a residual net with techniques that make it train faster, as "
            "ratios to the plain net measured in the same minutes",
-           {"smoke": "a minute", "cpu": "20 layers, 2 epochs a row: about ten minutes a row",
-            "gpu": "122 layers, 15 epochs a row: at most 8 minutes a row on one GPU, not run yet",
+           {"smoke": "60 s", "cpu": "20 layers, 2 epochs a row: about 10 min a row",
+            "gpu": "122 layers, 15 epochs a row: at most 8 min a row on one GPU, not run yet",
             "full": "122 layers, 200 epochs a row, up to 4 GPUs: not run"},
            _table, {"loss": "log", "accuracy": "linear"},
            references=("baseline",)),

@@ -1,0 +1,96 @@
+"""What is missing in the ledgers, what it costs, and how long the rest takes."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dualnet.reproduce.ledger import Ledger
+from dualnet.reproduce.measure import Task, missing, tasks
+from dualnet.reproduce.target import Target
+
+SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+COST = re.compile(r"([\d.]+) (s|min|h)\b( a row| a run)?")
+
+
+class Plan(NamedTuple):
+    """A target at one scale.
+
+    wanted   tasks to be measured
+    known    number of tasks that the ledger holds, which are not measured again
+    seconds  of one task, by the cost that the target states; None if it states none
+    """
+
+    target: Target
+    ledger: Ledger
+    wanted: list[Task]
+    known: int
+    seconds: float | None
+
+    @property
+    def missing(self) -> dict[str, list[int]]:
+        """Variant -> the seeds of which it is to be measured."""
+        found: dict[str, list[int]] = {}
+        for task in self.wanted:
+            found.setdefault(task.variant.name, []).append(task.settings.seed)
+        return found
+
+    @property
+    def cost_s(self) -> float | None:
+        """Of all that is to be measured."""
+        if not self.wanted:
+            return 0.0
+        return None if self.seconds is None else self.seconds * len(self.wanted)
+
+
+def plan(target: Target, scale: str, seeds: Sequence[int], local: dict[str, Any], results: Path,
+         again: bool = False) -> Plan:
+    """What is to be measured, and what it costs.
+
+    local  settings of this machine: data_dir, device, threads
+    again  also what the ledger holds
+    Raises DataError if the ledger is damaged.
+    """
+    ledger = Ledger(results, target.name)
+    found = tasks(target, scale, seeds, local)
+    wanted = found if again else missing(found, ledger)
+    return Plan(target, ledger, wanted, len(found) - len(wanted),
+                seconds_of(target.cost[scale], len(target.variants(scale))))
+
+
+def seconds_of(cost: str, rows: int) -> float | None:
+    """Seconds of one row, where `cost` says how long all `rows` take, or "a row" or "a run".
+
+    >>> seconds_of("4 min a seed", 8), seconds_of("7 min a row", 8), seconds_of("not run", 8)
+    (30.0, 420.0, None)
+    """
+    found = COST.search(cost)
+    if not found:
+        return None
+    number, unit, each = found.groups()
+    return float(number) * SECONDS[unit] / (1 if each else rows)
+
+
+def total(costs: Iterable[float | None]) -> float | None:
+    """The sum, None if one is not known."""
+    found = list(costs)
+    return None if None in found else sum(each for each in found if each is not None)
+
+
+class Remaining:
+    """How long the rest takes: what it costs, times how much slower the part that is done was.
+
+    costs  estimated seconds of each measurement in their order; None is taken for their mean
+    """
+
+    def __init__(self, costs: Sequence[float | None]) -> None:
+        known = [cost for cost in costs if cost is not None]
+        mean = sum(known) / len(known) if known else 1.0
+        self._left = [mean if cost is None else cost for cost in costs]
+        self._estimated = self._taken = 0.0
+
+    def done(self, seconds: float) -> float:
+        """The next one took `seconds`; gives how many the others will take."""
+        self._estimated += self._left.pop(0)
+        self._taken += seconds
+        return self._taken / self._estimated * sum(self._left)
