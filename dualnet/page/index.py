@@ -1,13 +1,13 @@
 """index.html: every published number beside ours, in one file that needs nothing else."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from dualnet.bench import results as bench_results
 from dualnet.fingerprint import fingerprint
 from dualnet.ledger import Ledger as AnyLedger
-from dualnet.page import elements
+from dualnet.page import comparison, elements
 from dualnet.page.elements import said
 from dualnet.page.style import STYLE
 from dualnet.reproduce.drawing import drawing_of
@@ -47,7 +47,7 @@ OTHERS = {bench_results.REPORT: "speed and memory: the benchmarks",
           "faults.md": "what became of each fault that was injected"}
 
 
-def render(targets: Iterable[Target], results: Path) -> str:
+def render(targets: Collection[Target], results: Path) -> str:
     """The page.  Raises DataError if a ledger is damaged."""
     papers: dict[str, list[Target]] = {}
     for target in targets:
@@ -56,8 +56,10 @@ def render(targets: Iterable[Target], results: Path) -> str:
     contents = "".join(f"<li>{elements.link(f'#{anchor(paper)}', paper)}: "
                        f"{', '.join(target.name for target in found)}</li>"
                        for paper, found in papers.items())
+    contents = f"<li>{elements.link('#methods', 'All methods on one axis')}</li>{contents}"
     return FRAME.format(style=STYLE, parts="\n".join([
-        f"<p>{said(INTRODUCTION)}</p>", f"<nav><ul>{contents}</ul></nav>", *sections,
+        f"<p>{said(INTRODUCTION)}</p>", f"<nav><ul>{contents}</ul></nav>",
+        comparison.section(targets, results), *sections,
         _others(results), _ledgers(targets, results)]))
 
 

@@ -21,9 +21,18 @@ a { color: var(--link); }
 code { font-size: .9em; background: var(--band); padding: 0 .25em; border-radius: 3px; }
 figure { margin: 1.5rem 0; }
 @media screen and (min-width: 60rem) {
+  .panels { display: grid; grid-template-columns: 1fr 1fr 1fr; gap: 0 1rem; }
   .figures { display: grid; grid-template-columns: 1fr 1fr; gap: 0 2rem; align-items: start; }
 }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
+svg { display: block; width: 100%; max-width: 40rem; height: auto; }
+svg text { fill: var(--text); font: 12px system-ui, sans-serif; }
+svg .grid { stroke: var(--line); }
+svg .bar { stroke-width: 2; opacity: .6; }
+svg circle { opacity: .9; }
+svg .label { fill: #fff; font-size: 9px; font-weight: 700; }
+.key { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-left: 1em;
+       print-color-adjust: exact; }
 figcaption, .quiet { color: var(--muted); font-size: .9rem; }
 table { border-collapse: collapse; width: 100%; font-size: .8rem; line-height: 1.35; }
 th, td { padding: .3rem .45rem; text-align: left; vertical-align: top;

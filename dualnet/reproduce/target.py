@@ -55,6 +55,8 @@ class Target:
     densities  names of curves that are shares of pairs of values in 0 to 1, a matrix each
     remark     what a reader of the figures must know
     references variants with which those behind them are compared, seed by seed
+    compared   whether its variants are methods to be chosen from, and not losses and rates that
+               show what goes wrong
     """
 
     name: str
@@ -67,6 +69,7 @@ class Target:
     densities: Sequence[str] = ()
     remark: str = ""
     references: Sequence[str] = ()
+    compared: bool = True
 
     def reference_of(self, variants: Sequence[Variant], variant: Variant) -> Variant | None:
         """Of `variants`, the one that `variant` is compared with: the reference nearest before it;
