@@ -52,6 +52,11 @@ tr.missing td, tr.missing th { color: var(--muted); font-style: italic; }
   table.cards th, table.cards td { border: 0; padding: .1rem .45rem; }
   table.cards td { display: grid; grid-template-columns: 6.5rem 1fr; gap: .5rem; }
   table.cards td::before { content: attr(data-label); color: var(--muted); font-style: normal; }
+  table.cards td:is([data-label="difference"], [data-label="spread"], [data-label="n"],
+                    [data-label="device"], [data-label="date"]) {
+    display: inline-block; padding-right: .6rem; }
+  table.cards td:is([data-label="difference"], [data-label="spread"], [data-label="n"],
+                    [data-label="device"], [data-label="date"])::before { margin-right: .4em; }
   table.cards td.none { display: none; }
 }
 @media print {
@@ -63,6 +68,8 @@ tr.missing td, tr.missing th { color: var(--muted); font-style: italic; }
   tr, figure { break-inside: avoid; }
   h2, h3, th.group { break-after: avoid; }
   img { max-height: 165mm; }
+  .panels { display: grid; grid-template-columns: 1fr 1fr 1fr; gap: 0 4mm; }
+  .figures { display: grid; grid-template-columns: 1fr 1fr; gap: 0 6mm; align-items: start; }
   a { text-decoration: none; }
 }
 """
