@@ -4,6 +4,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import scipy.io
 
 CLASSES = [b"airplane", b"automobile", b"bird", b"cat", b"deer"]
 CLASSES += [b"dog", b"frog", b"horse", b"ship", b"truck"]
@@ -65,4 +66,44 @@ def write_cifar10(folder: Path) -> Path:
         )
     meta = py2_dict({b"label_names": py2_list([py2_str(name) for name in CLASSES])})
     (batches / "batches.meta").write_bytes(meta)
+    return folder
+
+
+CIFAR100_NAMES = [f"class{i}".encode() for i in range(100)]
+
+
+def cifar100_rows(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (12, 3072), dtype=np.uint8)
+
+
+def cifar100_split(seed: int, fine: list[int]) -> bytes:
+    return py2_dict({b"filenames": py2_list([py2_str(b"a.png")] * 12),
+                     b"fine_labels": py2_ints(fine), b"coarse_labels": py2_ints([19] * 12),
+                     b"data": py2_array(cifar100_rows(seed))})
+
+
+def write_cifar100(folder: Path) -> Path:
+    """Lay `folder` out as the official archive, with 12 images in each split."""
+    files = folder / "cifar-100-python"
+    files.mkdir()
+    (files / "train").write_bytes(cifar100_split(0, list(range(88, 100))))
+    (files / "test").write_bytes(cifar100_split(1, list(range(12))))
+    (files / "meta").write_bytes(py2_dict({
+        b"fine_label_names": py2_list([py2_str(name) for name in CIFAR100_NAMES]),
+        b"coarse_label_names": py2_list([py2_str(name) for name in CIFAR100_NAMES[:20]])}))
+    return folder
+
+
+def house_numbers(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """X [H, W, C, N] and y [N, 1] in 1..10, as the official files hold them."""
+    images = np.random.default_rng(seed).integers(0, 256, (32, 32, 3, number), dtype=np.uint8)
+    return images, (np.arange(number) % 10 + 1).astype(np.uint8)[:, np.newaxis]
+
+
+def write_svhn(folder: Path, compress: bool = True, **train) -> Path:
+    for seed, name in enumerate(("train_32x32.mat", "test_32x32.mat")):
+        images, labels = house_numbers(seed, 12)
+        content = {"X": images, "y": labels} | (train if seed == 0 else {})
+        scipy.io.savemat(folder / name, {key: value for key, value in content.items()
+                                         if value is not None}, do_compression=compress)
     return folder

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
-from official_files import py2_array, py2_dict, py2_ints, py2_list, py2_str
+from official_files import (
+    cifar100_rows,
+    cifar100_split,
+    house_numbers,
+    py2_array,
+    py2_dict,
+    write_cifar100,
+    write_svhn,
+)
 
 from dualnet import data
 from dualnet.data import cifar100, mnist, svhn
@@ -155,30 +162,10 @@ def test_real_mnist_is_official():
 
 # ---- CIFAR-100 ---------------------------------------------------------------------------------
 
-NAMES = [f"class{i}".encode() for i in range(100)]
-
-
-def rows_of(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (12, 3072), dtype=np.uint8)
-
-
-def cifar100_split(seed: int, fine: list[int]) -> bytes:
-    return py2_dict({b"filenames": py2_list([py2_str(b"a.png")] * 12),
-                     b"fine_labels": py2_ints(fine), b"coarse_labels": py2_ints([19] * 12),
-                     b"data": py2_array(rows_of(seed))})
-
-
 @pytest.fixture
 def hundred(tmp_path: Path) -> Path:
     """A folder laid out as the official archive of CIFAR-100, with 12 images in each split."""
-    files = tmp_path / "cifar-100-python"
-    files.mkdir()
-    (files / "train").write_bytes(cifar100_split(0, list(range(88, 100))))
-    (files / "test").write_bytes(cifar100_split(1, list(range(12))))
-    (files / "meta").write_bytes(py2_dict({
-        b"fine_label_names": py2_list([py2_str(name) for name in NAMES]),
-        b"coarse_label_names": py2_list([py2_str(name) for name in NAMES[:20]])}))
-    return tmp_path
+    return write_cifar100(tmp_path)
 
 
 def test_cifar100_loads_with_its_fine_labels(hundred):
@@ -188,8 +175,8 @@ def test_cifar100_loads_with_its_fine_labels(hundred):
     assert dataset.test_labels.tolist() == list(range(12))
     assert dataset.class_names[42] == "class42"
     # Row 7, green plane (the second 1024 bytes), line 2, column 5.
-    assert dataset.train_images[7, 1, 2, 5] == rows_of(0)[7, 1024 + 2 * 32 + 5]
-    np.testing.assert_array_equal(dataset.test_images.reshape(12, 3072), rows_of(1))
+    assert dataset.train_images[7, 1, 2, 5] == cifar100_rows(0)[7, 1024 + 2 * 32 + 5]
+    np.testing.assert_array_equal(dataset.test_images.reshape(12, 3072), cifar100_rows(1))
 
 
 def test_damaged_cifar100_is_refused_in_a_sentence(hundred):
@@ -197,7 +184,7 @@ def test_damaged_cifar100_is_refused_in_a_sentence(hundred):
     for content, said in [
             (cifar100_split(1, [100] * 12), "0..99, found 100"),
             (cifar100_split(1, [0] * 11), "12 images but 11 labels"),
-            (py2_dict({b"data": py2_array(rows_of(1))}), "no entry 'fine_labels'"),
+            (py2_dict({b"data": py2_array(cifar100_rows(1))}), "no entry 'fine_labels'"),
             (cifar100_split(1, [0] * 12)[:500], "not a whole pickle"),
             (b"\x80\x02cos\nsystem\n.", "os.system")]:
         path.write_bytes(content)
@@ -208,21 +195,6 @@ def test_damaged_cifar100_is_refused_in_a_sentence(hundred):
 
 
 # ---- SVHN --------------------------------------------------------------------------------------
-
-
-def house_numbers(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """X [H, W, C, N] and y [N, 1] in 1..10, as the official files hold them."""
-    images = np.random.default_rng(seed).integers(0, 256, (32, 32, 3, number), dtype=np.uint8)
-    return images, (np.arange(number) % 10 + 1).astype(np.uint8)[:, np.newaxis]
-
-
-def write_svhn(folder: Path, compress: bool = True, **train) -> Path:
-    for seed, name in enumerate(("train_32x32.mat", "test_32x32.mat")):
-        images, labels = house_numbers(seed, 12)
-        content = {"X": images, "y": labels} | (train if seed == 0 else {})
-        scipy.io.savemat(folder / name, {key: value for key, value in content.items()
-                                         if value is not None}, do_compression=compress)
-    return folder
 
 
 @pytest.mark.parametrize("compress", [True, False])

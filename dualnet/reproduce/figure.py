@@ -33,14 +33,17 @@ MARGIN = 2.0        # factor beyond the ends of the curves on a logarithmic axis
 TITLES = {"loss1": "loss of net1", "loss2": "classification loss",
           "rms_conv3": "root mean square of conv3 (net1)", "rms_pool2": "root mean square of pool2",
           "rms_conv3p": "root mean square of conv3'", "grad_norm_net1": "norm of net1's gradients",
-          "accuracy": "test accuracy", "errors": "errors per 10,000 test images",
+          "accuracy": "test accuracy", "accuracy_images": "test accuracy",
+          "loss_images": "classification loss, mean over the sites",
+          "gb_100_classes": "GB per round, 100 classes", "errors": "errors per 10,000 test images",
           "errors_s": "errors per 10,000 test images", "test_loss": "loss of the test images",
           "test_loss_s": "loss of the test images",
           "iteration_speedup": "iteration of the whole net / of a sub-model, seconds",
           "probabilities": "share of images", "ratio": "largest batch, dual net / single net",
           "difference_loss1_5": "largest relative difference of net1's loss, five iterations"}
 # Of curves that do not run over iterations.
-ABSCISSAE = {"test_loss": "epoch", "errors": "epoch",
+ABSCISSAE = {"accuracy_images": "training images of all sites",
+             "loss_images": "training images of all sites", "test_loss": "epoch", "errors": "epoch",
              "test_loss_s": "seconds of training, sub-models at once",
              "errors_s": "seconds of training, sub-models at once"}
 
