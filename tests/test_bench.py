@@ -38,7 +38,7 @@ def test_every_way_of_sending_is_measured_written_down_and_leaves_nothing(tmp_pa
     assert main(["bench", "exchange", *words, "--results", str(written)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "4096 bytes, 5 messages a round"
-    assert [line.split()[0] for line in lines[2:7]] == list(WAYS)
+    assert [line.split()[0] for line in lines[2:8]] == list(WAYS)
     assert not list(folder.iterdir())
     line = json.loads((written / "bench-exchange.jsonl").read_text())
     rows = {row["way"]: row for row in line["measured"]}
@@ -47,7 +47,8 @@ def test_every_way_of_sending_is_measured_written_down_and_leaves_nothing(tmp_pa
     for way in ("mapped", "rename"):
         assert 0 < rows[way]["notice_s"][0] <= rows[way]["seconds"][0]
         assert rows[way]["folder"] == str(folder)
-    assert rows["gloo"]["notice_s"] == [] and rows["gloo"]["folder"] is None
+    for way in ("gloo", "channel"):
+        assert rows[way]["notice_s"] == [] and rows[way]["folder"] is None
     assert (written / "bench-exchange.png").read_bytes().startswith(b"\x89PNG")
     assert "| 4 kB | mapped |" in (written / "bench.md").read_text()
 
@@ -105,7 +106,8 @@ def speeds():
         {"way": "single", "images_per_s": [100.0, 50.0], "wait_share": {}},
         {"way": "single, all cores", "images_per_s": [150.0, 75.0], "wait_share": {}},
         dual("lockstep", [80.0, 50.0], [0.4, 0.4], alone),
-        dual("pipelined, M = 2", [100.0, 62.5], [0.1, 0.1], alone)],
+        dual("pipelined, M = 2", [100.0, 62.5], [0.1, 0.1], alone),
+        dual("gloo: lockstep", [40.0, 55.0], [0.4, 0.4], alone)],
         net="caffenet", cut="pool2", batch_size=10)
 
 
@@ -113,6 +115,10 @@ def test_ratios_are_taken_within_a_round(speeds):
     # 0.1 / 0.08 and 0.2 / 0.1
     assert results.bounds(speeds) == pytest.approx([1.25, 2.0])
     assert results.speed_ups(speeds, "pipelined, M = 2") == pytest.approx([1.0, 1.25])
+    # 40 of 80 and 55 of 50
+    assert results.over_folder(speeds, "gloo: lockstep") == pytest.approx([0.5, 1.1])
+    for way in ("lockstep", "gloo: pipelined, M = 2"):      # not over gloo; not measured
+        assert results.over_folder(speeds, way) is None
     # net1's own are 0.08 of 0.1 s and 0.1 of 0.16 s: 0.8 and 0.625; waiting 0.1; rest 0.1 and 0.275
     assert results.shares(speeds, "pipelined, M = 2", "net1") == pytest.approx(
         (0.7125, 0.1, 0.1875))
@@ -133,8 +139,9 @@ def test_the_schedules_are_measured_beside_the_single_net(tmp_path, capsys):
              "--micro-batches", "2", "--dir", str(tmp_path), "--results", str(tmp_path / "results")]
     assert main(["bench", "pipeline", *words]) == 0
     lines = capsys.readouterr().out.splitlines()
-    ways = ["single", "single, all cores", "lockstep", "pipelined, M = 2", "async"]
-    assert [line[:18].strip() for line in lines[:5]] == ways and lines[5].startswith("bound: ")
+    ways = ["single", "single, all cores", "lockstep", "pipelined, M = 2", "async",
+            "gloo: lockstep", "gloo: pipelined, M = 2"]
+    assert [line[:24].strip() for line in lines[:7]] == ways and lines[7].startswith("bound: ")
     rows = results.newest(tmp_path / "results", "pipeline")["measured"]
     assert [row["way"] for row in rows] == ways
     for row in rows[2:]:
@@ -240,6 +247,10 @@ def test_targets_are_held_against_what_was_measured(tmp_path, speeds):
     assert told("best `pipelined` over the single net, as a share of the bound") == (
         "0.713 (0.625 to 0.8) of the bound", "no")
     assert told("the single net on all cores, beside it") == ("1.5 x", "-")
+    assert told("`lockstep` over gloo, beside the same through the folder") == (
+        "0.8 (0.5 to 1.1) x", "-")
+    assert told("`pipelined` over gloo, beside the same through the folder") == (
+        "not measured", "-")
     assert told("`caffenet`, largest batch dual over single, at pool2") == ("not measured", "-")
     for bench in ("exchange", "pipeline"):
         draw(results.newest(tmp_path, bench), tmp_path / f"{bench}.png")

@@ -3,6 +3,8 @@
     memcpy   two copies in memory, what writing and reading must cost at least
     mapped   an exchange through mapped slots          rename   an exchange through renamed files
     gloo     torch.distributed send and recv over loopback
+    channel  what the roles have with --backend gloo: a header before each message, which says what
+             it is and is checked, as are the numbers for being finite
     save     np.save to a file and np.load of it, in one process
 
 Between processes a message takes from before `send` to after `recv`; one clock serves all processes
@@ -15,7 +17,6 @@ hardly counts: 64 kB into a slot take 1 or 2 microseconds.
 """
 
 import multiprocessing
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,10 +27,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from dualnet.rendezvous import free_port
 from shared_fs import Exchange
 from shared_fs.profile import kind_of
 
-WAYS = ("memcpy", "mapped", "rename", "gloo", "save")
+WAYS = ("memcpy", "mapped", "rename", "gloo", "channel", "save")
+AT_PORT = ("gloo", "channel")
 IN_FOLDER = ("mapped", "rename", "save")    # the others do without
 LARGE = 2**24       # bytes of messages of which fewer are sent
 SMALL = 2**16       # bytes up to which the copy hardly counts beside the announcement
@@ -110,7 +113,7 @@ def _timed(action: Callable[[], None], count: int) -> list[float]:
 def _between_processes(way: str, scratch: str, num_bytes: int, count: int) -> Times:
     context = multiprocessing.get_context("spawn")
     times, child_times = context.Pipe(duplex=False)
-    where = scratch if way != "gloo" else str(_free_port())
+    where = str(free_port()) if way in AT_PORT else scratch
     receiver = context.Process(target=_receive, args=(way, where, num_bytes, count, child_times))
     receiver.start()
     try:
@@ -145,6 +148,8 @@ def _receive(way: str, where: str, num_bytes: int, count: int, times: Connection
 
 
 def _link(way: str, where: str, rank: int) -> Link:
+    if way == "channel":
+        return _Channel(int(where), rank)
     return _Gloo(int(where), rank) if way == "gloo" else _Folder(way, Path(where), rank)
 
 
@@ -196,6 +201,42 @@ class _Gloo:
         self._group.destroy_process_group()
 
 
+class _Channel:
+    """Both ends of a group of two over loopback; a message is read where it arrives, as the roles
+    do it, and only its first number is told."""
+
+    def __init__(self, port: int, rank: int) -> None:
+        import torch
+
+        from dualnet.group import Group
+        from dualnet.rendezvous import Meeting
+
+        torch.set_num_threads(1)        # for the copies; numpy's have one, too
+        self._out, self._in = ("payload", "reply") if rank == 0 else ("reply", "payload")
+        self._group = Group(
+            Meeting("127.0.0.1", port), ("net1", "net2")[rank], backend="gloo",
+            device=torch.device("cpu"), channels=CHANNELS, roles=("net1", "net2"), agreement={},
+            window=2, nonfinite="error", home="", held=list, took_part=0,
+            join_timeout_s=PROCESS_TIMEOUT_S, peer_timeout_s=PROCESS_TIMEOUT_S).__enter__()
+
+    def send(self, number: int, array: Array) -> None:
+        import torch
+
+        self._group.channel.send(self._out, number, torch.from_numpy(array))
+
+    def recv(self, number: int, out: Array) -> None:
+        import torch
+
+        out[0] = self._group.channel.recv(self._in, number, out.shape, torch.float64)[0]
+
+    def waited_s(self) -> float | None:
+        return None     # it waits until the whole message is there
+
+    def close(self) -> None:
+        self._group.finish()
+        self._group.__exit__(None, None, None)
+
+
 class Cell(NamedTuple):
     """What is measured once a round: a way, a size, and a folder for those that use one."""
 
@@ -236,10 +277,3 @@ def _row(cell: Cell, rounds: Sequence[Times]) -> Row:
 
 def _payload(num_bytes: int) -> Array:
     return np.random.default_rng(0).standard_normal(num_bytes // 8)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -29,8 +29,9 @@ from dualnet.ledger import Line
 
 # Okabe and Ito's palette, safe for colour-blind readers; dashes tell the folders apart.
 COLOURS = {"memcpy": "#000000", "mapped": "#0072B2", "rename": "#D55E00", "gloo": "#009E73",
-           "save": "#CC79A7"}
-NAMES = {"memcpy": "two memcpys", "save": "np.save + np.load", "gloo": "gloo, loopback"}
+           "channel": "#56B4E9", "save": "#CC79A7"}
+NAMES = {"memcpy": "two memcpys", "save": "np.save + np.load", "gloo": "gloo, loopback",
+         "channel": "channel of --backend gloo"}
 TICKS = (0.5, 1, 1.5, 2, 3, 5, 10, 20, 50, 100)
 DASHES = ("-", "--", "-.", ":")
 PARTS = {"compute": "#0072B2", "waiting": "#BBBBBB", "rest": "#E69F00"}

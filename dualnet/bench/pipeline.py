@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from dualnet import machine, session
+from dualnet.bench.results import OVER_GLOO, Row
 from dualnet.data import arrays
 from dualnet.errors import UserError
 from dualnet.from_prototxt import build_net
@@ -36,7 +37,6 @@ WARM_UP = 2         # iterations of a half alone
 LR = 1e-6           # of a half alone, which learns from random numbers
 TIMEOUT_S = 3600.0
 SINGLE, ALL_CORES = "single", "single, all cores"
-Row = dict[str, Any]
 
 
 def dual_ways(micro_batches: Sequence[int]) -> dict[str, dict[str, Any]]:
@@ -45,6 +45,14 @@ def dual_ways(micro_batches: Sequence[int]) -> dict[str, dict[str, Any]]:
             **{f"pipelined, M = {number}": {"schedule": "pipelined", "micro_batches": number}
                for number in micro_batches},
             "async": {"schedule": "async"}}
+
+
+def gloo_ways(micro_batches: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Those of the dual ways that are also trained over gloo: without and with the most messages
+    on their way at a time."""
+    ways = dual_ways(micro_batches)
+    return {OVER_GLOO + way: {**ways[way], "backend": "gloo"}
+            for way in ("lockstep", f"pipelined, M = {max(micro_batches)}")}
 
 
 def rows(settings: DualConfig, micro_batches: Sequence[int], iterations: int, rounds: int,
@@ -65,10 +73,10 @@ def rows(settings: DualConfig, micro_batches: Sequence[int], iterations: int, ro
             yield number, _train(SINGLE, ["single", "--threads", "1"], settings, iterations)
             yield number, _train(ALL_CORES, ["single"], settings, iterations)
             alone = {role: _alone(role, settings, ways, iterations) for role in settings.roles}
-            for way, changes in ways.items():
+            for way, changes in (ways | gloo_ways(micro_batches)).items():
                 words = ["dual", "--threads", "1", "--cut", settings.cut, *_words(changes)]
-                row = _train(way, words, settings, iterations)
-                yield number, row | {"alone_s": {role: its[way] for role, its in alone.items()}}
+                row, same = _train(way, words, settings, iterations), way.removeprefix(OVER_GLOO)
+                yield number, row | {"alone_s": {role: its[same] for role, its in alone.items()}}
 
 
 def gather(measured: dict[str, Row], row: Row) -> None:

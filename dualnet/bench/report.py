@@ -75,13 +75,16 @@ def _exchange(line: Line) -> str:
 
 def _pipeline(line: Line) -> str:
     settings = line["settings"]
-    cells = [("way", "images/s", "over single", "compute, waiting, exchange and the rest")]
+    cells = [("way", "images/s", "over single", "over the same through the folder",
+              "compute, waiting, exchange and the rest")]
     for each in line["measured"]:
         shares = "; ".join(f"{role}: " + ", ".join(
             f"{100 * part:.0f} %" for part in results.shares(line, each["way"], role))
             for role in each.get("alone_s", {}))
+        folder = results.over_folder(line, each["way"])
         cells.append((each["way"], spread(each["images_per_s"]).said(".1f"),
-                      spread(results.speed_ups(line, each["way"])).said(), shares or "-"))
+                      spread(results.speed_ups(line, each["way"])).said(),
+                      spread(folder).said() if folder else "-", shares or "-"))
     head = (f"`{settings['net']}`, cut at {settings['cut']}, {settings['batch_size']} images, one "
             "thread per process unless said.\n")
     return "\n".join([head, table(cells), "", PIPELINE_TEXT.format(

@@ -24,6 +24,7 @@ KEYS = ("bench", "device", "device_name", "cores", "versions", "commit", "dirty"
         "wall_s", "rounds", "settings", "measured")
 REPORT = "bench.md"
 SINGLE, LOCKSTEP = "single", "lockstep"
+OVER_GLOO = "gloo: "    # what the name of a way has before that of the same through the folder
 Row = dict[str, Any]
 
 
@@ -116,6 +117,14 @@ def ratios(of: Row, to: Row) -> list[float]:
 def speed_ups(line: Line, way: str) -> list[float]:
     """Images per second of a way over those of the single net on one thread, round by round."""
     return _over(line, way, SINGLE)
+
+
+def over_folder(line: Line, way: str) -> list[float] | None:
+    """Images per second of a way over gloo over those of the same through the folder, round by
+    round; None for another way, or if it is not there."""
+    same = way.removeprefix(OVER_GLOO)
+    found = way != same and row(line, way=way) and row(line, way=same)
+    return _over(line, way, same) if found else None
 
 
 def _over(line: Line, way: str, other: str) -> list[float]:

@@ -59,6 +59,8 @@ def _listed(exchange: Line | None) -> Iterator[Target]:
     for size in [size for size in known if size >= BETWEEN] or [BETWEEN]:
         yield Target(EXCHANGE, f"mapped, {said(size)}, faster than gloo on loopback", "1 time",
                      _against("gloo", "mapped", size), lambda value: value > 1)
+    yield Target(EXCHANGE, "mapped, 2 MB, faster than the channel of `--backend gloo`", "-",
+                 _against("channel", "mapped", 2 * MEGABYTE), None)
     yield Target(EXCHANGE, "mapped, 64 kB, from announcement to notice", "0.1 ms", _notice,
                  lambda value: value <= 0.1, "ms")
     yield Target(PIPELINE, "best `pipelined` over the single net, as a share of the bound", "0.85",
@@ -69,6 +71,9 @@ def _listed(exchange: Line | None) -> Iterator[Target]:
                  lambda value: value >= 1.3)
     yield Target(PIPELINE, "the single net on all cores, beside it", "-",
                  lambda line: spread(results.speed_ups(line, "single, all cores")), None)
+    for way in ("lockstep", "pipelined"):
+        yield Target(PIPELINE, f"`{way}` over gloo, beside the same through the folder", "-",
+                     _over_folder(way), None)
     for what, cut in (("at pool2", "pool2"), ("at the best cut", "")):
         yield Target(CAPACITY, f"`caffenet`, largest batch dual over single, {what}",
                      "the thesis: 1.57 at pool2", _capacity_at(cut), None)
@@ -118,6 +123,14 @@ def _best_pipelined(line: Line, of_bound: bool = False) -> Spread | None:
     best = max((results.speed_ups(line, way) for way in ways), key=statistics.median)
     bounds = results.bounds(line) if of_bound else [1.0] * len(best)
     return spread([value / bound for value, bound in zip(best, bounds, strict=True)])
+
+
+def _over_folder(start: str) -> Callable[[Line], Spread | None]:
+    def found(line: Line) -> Spread | None:
+        ratios = [results.over_folder(line, each["way"]) for each in line["measured"]
+                  if each["way"].startswith(results.OVER_GLOO + start)]
+        return spread(ratios[0]) if ratios and ratios[0] else None
+    return found
 
 
 def _is_thesis(line: Line) -> bool:

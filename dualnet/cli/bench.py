@@ -168,7 +168,8 @@ def pipeline(arguments: argparse.Namespace) -> int:
         raise UserError(f"--micro-batches must be at most --batch-size {settings.batch_size}, found"
                         f" {max(arguments.micro_batches)}")
     stopwatch, started = Stopwatch(), time.monotonic()
-    total = arguments.rounds * (2 + len(bench.dual_ways(arguments.micro_batches)))
+    total = arguments.rounds * (2 + len(bench.dual_ways(arguments.micro_batches))
+                                + len(bench.gloo_ways(arguments.micro_batches)))
     measured: dict[str, dict[str, Any]] = {}
     rows = bench.rows(settings, arguments.micro_batches, arguments.iterations, arguments.rounds,
                       _checked(arguments.dir))
@@ -193,7 +194,7 @@ def _print_pipeline(line: "Line") -> None:
         parts = "; ".join("{} computes {:.0f} %, waits {:.0f} %, rest {:.0f} %".format(
             role, *(100 * part for part in shares(line, way, role))) for role in
             row.get("alone_s", {}))
-        print(f"{way:18} {spread(row['images_per_s']).said('.1f'):24} images/s   "
+        print(f"{way:24} {spread(row['images_per_s']).said('.1f'):24} images/s   "
               f"{spread(speed_ups(line, way)).said():20} x single   {parts}")
     print(f"bound: {spread(bounds(line)).said()} x single (the slower half alone)")
 
