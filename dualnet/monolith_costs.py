@@ -6,12 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from dualnet.memory import COPIES, bytes_per_image
 from dualnet.methods.monolith.settings import HEAD, STAGES, TRUNK, WHOLE, MonolithConfig
 from dualnet.nets import build
 from dualnet.nets.monolith import Trunks, head_of, joined, proxy_of
+from dualnet.operations import Counted, counted
 
 META = torch.device("meta")
 NUMBER = 4      # bytes, in float32
@@ -93,32 +93,19 @@ def _cost(settings: MonolithConfig, stage: str, net: nn.Module, trunks: Trunks |
         labels = torch.zeros(count, dtype=torch.long, device=device)
         return functional.cross_entropy(net(images if trunks is None else trunks(images)), labels)
 
-    counted = _operations(lambda: loss(COUNTED))
+    each = _operations(lambda: loss(COUNTED))
     return Cost(stage, settings.trunks if stage == TRUNK else 1, _numbers(net),
                 _numbers(trunks) if trunks is not None else 0,
                 NUMBER * (COPIES * _numbers(net) + (_numbers(trunks) if trunks else 0))
-                + sum(each.nbytes for part in (net, trunks) if part is not None
-                      for each in part.buffers()),
-                round(bytes_per_image(loss, META)), batch_size, counted.forward,
-                2 * (counted.forward + counted.backward), 0, span.until - span.since)
+                + sum(buffer.nbytes for part in (net, trunks) if part is not None
+                      for buffer in part.buffers()),
+                round(bytes_per_image(loss, META)), batch_size, each.forward,
+                each.training, 0, span.until - span.since)
 
 
-class _Counted(NamedTuple):
-    """Multiply-adds of one image."""
-
-    forward: int
-    backward: int
-
-
-def _operations(forward: Callable[[], Tensor]) -> _Counted:
-    """Of `COUNTED` images, each one's; a result that needs no gradient has no backward pass."""
-    ahead, back = FlopCounterMode(display=False), FlopCounterMode(display=False)
-    with ahead:
-        result = forward()
-    with back:
-        if result.requires_grad:
-            result.backward()
-    return _Counted(*(counter.get_total_flops() // 2 // COUNTED for counter in (ahead, back)))
+def _operations(forward: Callable[[], Tensor]) -> Counted:
+    """Of one of `COUNTED` images."""
+    return Counted(*(number // COUNTED for number in counted(forward)))
 
 
 def _images(count: int, input_shape: tuple[int, ...]) -> Tensor:

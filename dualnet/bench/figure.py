@@ -11,7 +11,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dualnet.bench import meprop
+from dualnet.bench import meprop, resist
 from dualnet.bench.results import (
     Spread,
     batch_ratios,
@@ -41,7 +41,8 @@ WORDS = {"compute": "compute", "waiting": "waiting", "rest": "exchange and the r
 def draw(line: Line, path: Path) -> None:
     """Draw a line of any of the ledgers into `path`, a PNG that has its fingerprint."""
     figure = {"exchange": _exchange, "pipeline": _pipeline, "capacity": _capacity,
-              "resnet": _resnet, "meprop": meprop.draw, "monolith": _resnet}[line["bench"]](line)
+              "resnet": _resnet, "meprop": meprop.draw, "monolith": _resnet,
+              "resist": resist.draw}[line["bench"]](line)
     figure.suptitle(f"bench {line['bench']}: {line['device_name']}, {line['cores']} cores, "
                     f"{line['date'][:10]}, n = {line['rounds']}", fontsize="medium")
     figure.savefig(path, dpi=80, metadata=metadata(line))

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from dualnet.bench import meprop, results
+from dualnet.bench import meprop, resist, results
 from dualnet.bench.results import Row, row, spread
 from dualnet.bench.tables import NOT_MEASURED, footnote, said, table
 from dualnet.bench.targets import (
@@ -13,6 +13,7 @@ from dualnet.bench.targets import (
     MEPROP,
     MONOLITH,
     PIPELINE,
+    RESIST,
     RESNET,
     targets,
 )
@@ -44,7 +45,8 @@ def render(folder: Path) -> str:
     lines = {bench: results.newest(folder, bench) for bench in results.BENCHES}
     blocks = [INTRODUCTION, "## Targets\n", targets(lines)]
     for bench, section in ((EXCHANGE, _exchange), (PIPELINE, _pipeline), (CAPACITY, _capacity),
-                           (RESNET, _resnet), (MEPROP, _meprop), (MONOLITH, _monolith)):
+                           (RESNET, _resnet), (MEPROP, _meprop), (MONOLITH, _monolith),
+                           (RESIST, _resist)):
         line = lines[bench]
         blocks.append(f"\n## bench {bench}\n")
         if line is None:
@@ -136,6 +138,19 @@ def _monolith(line: Line) -> str:
               for each in line["measured"]]
     return "{net}, {batch_size} images per step, one thread.\n\n{}\n".format(
         table(cells), **line["settings"])
+
+
+def _resist(line: Line) -> str:
+    figures = [name for pair in resist.FOLLOWS.items() for name in pair]
+    cells = [("way", *figures, *(f"{figure} over {expected}"
+                                 for figure, expected in resist.FOLLOWS.items()))]
+    for way in resist.ways(line):
+        ratios = [resist.over(line, way, figure) for figure in figures]
+        ratios += [resist.followed(line, way, figure) for figure in resist.FOLLOWS]
+        cells.append((way, *(spread(each or []).said(".3f") for each in ratios)))
+    return ("{net}, {local_iterations} x {batch_size} images a site in a round, sites one after "
+            "the other, one thread; each over local SGD at as many sites.\n\n{}\n").format(
+                table(cells), **line["settings"])
 
 
 def _caffe(line: Line) -> list[str]:

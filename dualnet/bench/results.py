@@ -1,7 +1,7 @@
 """What the benchmarks measured: a ledger each, one line per run of the command.
 
-    results/bench-exchange.jsonl   and those of pipeline, capacity, resnet, meprop and
-                                   monolith
+    results/bench-exchange.jsonl   and those of pipeline, capacity, resnet, meprop,
+                                   monolith and resist
             bench-exchange.png     ...                    drawn from the newest line
             bench.md               the report, rendered from all ledgers
 
@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from dualnet import machine
 from dualnet.ledger import Ledger, Line, revision
 
-BENCHES = ("exchange", "pipeline", "capacity", "resnet", "meprop", "monolith")
+BENCHES = ("exchange", "pipeline", "capacity", "resnet", "meprop", "monolith",
+           "resist")
 KEYS = ("bench", "device", "device_name", "cores", "versions", "commit", "dirty", "date", "command",
         "wall_s", "rounds", "settings", "measured")
 REPORT = "bench.md"

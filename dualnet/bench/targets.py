@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from dualnet.bench import meprop, results
+from dualnet.bench import meprop, resist, results
 from dualnet.bench.results import Spread, row, spread
 from dualnet.bench.tables import MEGABYTE, NOT_MEASURED, device, said, table
 from dualnet.ledger import Line
 
-EXCHANGE, PIPELINE, CAPACITY, RESNET, MEPROP, MONOLITH = results.BENCHES
+EXCHANGE, PIPELINE, CAPACITY, RESNET, MEPROP, MONOLITH, RESIST = results.BENCHES
 BETWEEN = 64 * 2**10    # bytes from which on gloo is compared
 
 
@@ -87,11 +87,23 @@ def _listed(exchange: Line | None) -> Iterator[Target]:
                  lambda value: value >= 2)
     yield Target(MONOLITH, "`train monolith`, an epoch of stage 2 with kept features over running "
                  "the trunks", "10", _over_base("kept features"), partial(operator.le, 10))
+    for sites in (2, 8):
+        for figure, expected in resist.FOLLOWS.items():
+            yield Target(RESIST, f"`train resist`, {sites} sites: {figure} of a round over local "
+                         f"SGD's, as a share of the ratio of {expected}", "0.85 to 1.15",
+                         _followed(sites, figure), lambda value: abs(value - 1) <= resist.WITHIN)
 
 
 def _over_base(way: str) -> Callable[[Line], Spread | None]:
     def found(line: Line) -> Spread | None:
         ratios = results.over_base(line, way)
+        return spread(ratios) if ratios else None
+    return found
+
+
+def _followed(sites: int, figure: str) -> Callable[[Line], Spread | None]:
+    def found(line: Line) -> Spread | None:
+        ratios = resist.followed(line, resist.way_name(sites, decompose=True), figure)
         return spread(ratios) if ratios else None
     return found
 

@@ -28,7 +28,12 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("bench", help="measure speed and memory, as ratios in one run")
     subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT", required=True,
                                      parser_class=type(parser))
-    from dualnet.cli import bench_meprop, bench_monolith, bench_resnet  # which use what is below
+    from dualnet.cli import (  # which use what is below
+        bench_meprop,
+        bench_monolith,
+        bench_resist,
+        bench_resnet,
+    )
 
     for name, text, flags, command in (
             ("exchange", "one message between two processes, beside memcpy, gloo and np.save",
@@ -43,6 +48,8 @@ def add(commands: Any) -> None:
              bench_meprop.flags, bench_meprop.meprop),
             ("monolith", "stage 2 of train monolith with kept features beside running the trunks",
              bench_monolith.flags, bench_monolith.monolith),
+            ("resist", "rounds of train resist beside rounds of local SGD", bench_resist.flags,
+             bench_resist.resist),
             ("report", "render bench.md from the ledgers, measure nothing", None, report)):
         subject = subjects.add_parser(name, help=text)
         if flags is not None:
@@ -75,7 +82,7 @@ def _pipeline_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iterations", type=count, default=10, metavar="N",
                         help="iterations of each way per round, after as many that warm up "
                         "(default: 10)")
-    parser.add_argument("--micro-batches", type=_counts, default="1,2,4,8,16", metavar="M,...",
+    parser.add_argument("--micro-batches", type=counts, default="1,2,4,8,16", metavar="M,...",
                         help="parts of a batch (default: 1,2,4,8,16)")
     parser.add_argument("--dir", type=Path, default=DEFAULT_FOLDER, metavar="DIR",
                         help="folder of the messages and of what is trained, removed again "
@@ -99,7 +106,7 @@ def count(text: str) -> int:
     return int(text)
 
 
-def _counts(text: str) -> list[int]:
+def counts(text: str) -> list[int]:
     return list(dict.fromkeys(count(word.strip()) for word in text.split(",")))
 
 

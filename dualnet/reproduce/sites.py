@@ -82,11 +82,11 @@ def gigabytes(job: Job) -> Outcome:
         with torch.device("meta"):
             net = as_tested(settings, nets.build(settings.net, SHAPE, classes))
         blocks = dealt_blocks(settings, net)
-        hands = deal(blocks, settings, 0) if blocks else [frozenset[str]()] * settings.sites
         figures |= {
             f"gb_{classes}_classes": published_bytes(net, blocks, settings.sites,
                                                      settings.min_blocks) / 1e9,
-            f"gb_{classes}_classes_dealt": round_bytes(net, blocks, hands) / 1e9,
+            f"gb_{classes}_classes_dealt": round_bytes(
+                net, blocks, deal(blocks, settings, 0)) / 1e9,
             f"parameters_{classes}_classes":
                 float(sum(parameter.numel() for parameter in net.parameters()))}
     return Outcome(figures, {}, machine.environment(torch.device("cpu")))

@@ -27,13 +27,15 @@ def hand_sizes(count: int, sites: int, min_blocks: int) -> list[int]:
 
 
 def deal(blocks: Sequence[str], settings: ResistConfig, number: int) -> list[frozenset[str]]:
-    """The blocks of each site in round `number`, counted from 0.
+    """The blocks of each site in round `number`, counted from 0; none where there are none to deal.
 
     balanced  the blocks in a random order, round and round; each site takes the next ones.  So a
               block is at floor(T / B) or ceil(T / B) sites, T = sum of `hand_sizes`, B blocks.
               The authors' code draws the overlap, so that there the counts vary.
     random    each site draws for itself
     """
+    if not blocks:
+        return [frozenset()] * settings.sites
     sizes = hand_sizes(len(blocks), settings.sites, settings.min_blocks)
     if settings.assign == "random":
         return [_pick(blocks, permutation(settings.seed, f"resist/deal/{site}", number,

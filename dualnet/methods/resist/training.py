@@ -76,8 +76,6 @@ class Rounds:
 
     def hands(self, start: int) -> list[frozenset[str]]:
         """The blocks of each site in the round that begins with iteration `start`."""
-        if not self.dealt:
-            return [frozenset()] * self.settings.sites
         return deal(self.dealt, self.settings, start // self.settings.local_iterations)
 
     def absent(self, hand: frozenset[str]) -> frozenset[str]:
