@@ -1,9 +1,9 @@
 """train resist: all sites in this process, or one of those that torchrun has started."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -37,19 +37,29 @@ def resist(settings: ResistConfig, run: Run) -> Iterator[Record]:
     """
     with _place(settings) as (world, net, batches, device):
         method = Resist(settings, net, batches, device, world if world.size > 1 else None)
-        checkpoints = run.checkpoints(method.name, agreed_digest(settings, batches.dataset),
-                                      machine.versions())
-        start = newest_start(run, method.name, checkpoints)
-        spent = begin(method, checkpoints, start)
-        world.share(start.step)
-        clock, last = yield from alone(method, run, checkpoints, start, spent)
+        yield from lead(method, run, world.share, world.size)
+
+
+def lead(method: Resist, run: Run, share: Callable[[int], Any],
+         processes: int) -> Iterator[Record]:
+    """Train `method` as `resist` does.
+
+    share  tells the other processes with which iteration the training begins
+    """
+    settings = method.settings
+    checkpoints = run.checkpoints(RESIST, agreed_digest(settings, method.batches.dataset),
+                                  machine.versions())
+    start = newest_start(run, RESIST, checkpoints)
+    spent = begin(method, checkpoints, start)
+    share(start.step)
+    clock, last = yield from alone(method, run, checkpoints, start, spent)
     summary = common_summary(RESIST, settings, method.facts(), clock)
     run.write_summary({
         **summary, "images_per_s": settings.sites * summary["images_per_s"],
-        "processes": world.size, "test_accuracy": last["accuracy"],
-        "wait_share": {method.name: 0.0}, "pids": {method.name: os.getpid()},
+        "processes": processes, "test_accuracy": last["accuracy"],
+        "wait_share": {RESIST: 0.0}, "pids": {RESIST: os.getpid()},
         "bytes_exchanged": sum(line.get(f"{RESIST}/bytes", 0) for line in run.metrics(RESIST))
-        * (world.size - 1) // settings.sites})
+        * (processes - 1) // settings.sites})
 
 
 def helper(settings: ResistConfig) -> None:
@@ -69,12 +79,19 @@ def _place(settings: ResistConfig) -> Iterator[Place]:
     if world.size not in (1, settings.sites):
         raise UserError(f"torchrun has started {world.size} processes for --sites "
                         f"{settings.sites}; start one for each site, or one for all")
+    place = prepared(settings, world, is_first=world.rank == 0)
+    with joined(world, place.device, settings.rank_timeout):
+        yield place
+
+
+def prepared(settings: ResistConfig, world: World, *, is_first: bool) -> Place:
+    """The place of this process before it reaches the others; the net of another site than the
+    first one has no memory."""
     if not settings.threads:
         settings = settings.replace(
             threads=max(len(os.sched_getaffinity(0)) // world.local_size, 1))
     device = machine.prepare(settings, world.role, world.roles)
     dataset, batches = load_data(settings)
-    with torch.device("meta" if world.rank else "cpu"):
+    with torch.device("cpu" if is_first else "meta"):
         net = build_net(settings, batches.input_shape, dataset.num_classes)
-    with joined(world, device, settings.rank_timeout):
-        yield Place(world, net, batches, device)
+    return Place(world, net, batches, device)

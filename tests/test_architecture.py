@@ -103,6 +103,7 @@ ALLOWED = {
                        "session"},
     "resist_session": {"data", "from_prototxt", "machine", "methods", "parallel", "ranks", "run",
                        "session"},
+    "resist_folder": {"methods", "parallel", "ranks", "resist_session", "run", "shared_fs"},
     "pretraining": {"checkpoints", "data", "machine", "methods", "nets", "run", "session",
                     "supervised", "train", "shared_fs"},
     "feature_file": {"shared_fs"},
@@ -121,8 +122,8 @@ ALLOWED = {
     "cli": {"cli", "bench", "boosting", "compare", "cuts", "data", "diversity", "export",
             "from_prototxt", "launcher", "ledger", "machine", "methods", "metrics",
             "monolith_costs", "monolith_session", "nets", "panels", "page", "parallel", "plot",
-            "pretraining", "rendezvous", "reproduce", "resist_session", "resnet_session",
-            "role_session", "run", "session", "shared_fs", "stopping"},
+            "pretraining", "rendezvous", "reproduce", "resist_folder", "resist_session",
+            "resnet_session", "role_session", "run", "session", "shared_fs", "stopping"},
     "api": {"cli", "data", "export", "methods", "nets", "run", "session"},
     "__init__": set(), "__main__": {"cli"}, "bootstrap": set(),
 }

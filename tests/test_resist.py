@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -29,11 +30,13 @@ from dualnet.methods.resist.parts import (
     unpack,
 )
 from dualnet.methods.resist.settings import ResistConfig
-from dualnet.methods.resist.training import Resist
+from dualnet.methods.resist.training import Helper, Resist
 from dualnet.methods.single import Single
 from dualnet.nets.initial import draw_weights
 from dualnet.nets.preact_resnet import preact
 from dualnet.nets.resnet import resnet
+from dualnet.resist_folder import FolderLinks, channel_name
+from shared_fs import Exchange
 
 CPU = torch.device("cpu")
 SHAPE = (3, 8, 8)
@@ -288,6 +291,34 @@ def test_the_rate_drops_after_half_and_three_quarters():
     method = method_of(iterations=8, lr=0.1)
     assert [record["lr"] for record in method.steps()] == pytest.approx(
         [0.1] * 4 + [0.01] * 2 + [0.001] * 2)
+
+
+# -- sites apart ----------------------------------------------------------------------------------
+
+def test_sites_that_share_a_folder_compute_what_one_process_does(tmp_path):
+    """Three rounds of two sites, one of them in a thread that has no weights of its own."""
+    names = ("site1", "site2")
+    channels = {channel_name(0, 1): names, channel_name(1, 0): names[::-1]}
+    simulated = method_of()
+    expected = [record["loss"] for record in simulated.steps()]
+    with torch.device("meta"):
+        empty = tiny()
+
+    def help_the_first():
+        with Exchange(tmp_path, "site2", channels=channels, roles=names) as exchange:
+            helper = Helper(settings_for(), empty, batches_of(), CPU, FolderLinks(exchange, 1), 1)
+            found = [record["loss"] for record in helper.steps(0)]
+            exchange.finish()
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        helped = pool.submit(help_the_first)
+        with Exchange(tmp_path, "site1", channels=channels, roles=names) as exchange:
+            first = Resist(settings_for(), tiny(), batches_of(), CPU, FolderLinks(exchange, 0))
+            assert [record["loss"] for record in first.steps()] == expected
+            exchange.finish()
+    assert len(helped.result()) == 6
+    assert differing(tensors_of(first.net), tensors_of(simulated.net)) == []
 
 
 # -- images of the sites ---------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from official_files import write_cifar10
 from test_resnet_runs import DEADLINE_S, curve, start, trained_until
 from test_resume import differing
 
+from dualnet.cli import main
 from dualnet.export import state_of
 from dualnet.run import Run
 
@@ -99,6 +100,63 @@ def test_a_site_that_dies_ends_the_round_which_can_be_run_again(folder):
         code, _, err = run(folder, words_of(folder, out, *more), SITES)
         assert code == 0 and "resuming" in err, err
     assert differing(weights(out, 40), weights(folder / "undisturbed", 40)) == []
+
+
+def site_words(folder, out, site, *more):
+    """Of a site in a folder, the first one is 1; the others have run folders of their own."""
+    return words_of(folder, out if site == 1 else f"{out}-site{site}", "--exchange-dir",
+                    f"{out}-exchange", "--site", site, *more)
+
+
+@pytest.mark.slow
+def test_sites_that_share_a_folder_only_have_the_weights_of_simulated_ones(folder, simulated):
+    out = folder / "shared"
+    sites = [start(folder, site_words(folder, out, site, "--statistics", "running"))
+             for site in (3, 1, 2)]
+    said, errors = zip(*(site.communicate(timeout=DEADLINE_S) for site in sites), strict=True)
+    assert [site.returncode for site in sites] == [0, 0, 0], errors
+    assert [text.count("test accuracy") for text in said] == [0, 1, 0]
+    assert differing(weights(out), weights(simulated)) == []
+    assert curve(out, "resist") == curve(simulated, "resist")
+    summary = Run(out).summary()
+    assert summary["processes"] == SITES
+    assert summary["bytes_exchanged"] == summary["bytes_rounds"] * 2 // 3 > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [1, 3])
+def test_a_site_of_a_folder_that_is_killed_comes_back_and_all_go_on(folder, victim):
+    more = ("--iterations", 20, "--local-iterations", 2)
+    whole = folder / "whole"
+    if not whole.exists():
+        code, _, err = run(folder, words_of(folder, whole, *more))
+        assert code == 0, err
+    out = folder / f"killed-{victim}"
+    sites = {site: start(folder, site_words(folder, out, site, *more)) for site in (1, 2, 3)}
+    trained_until(out, 4, "resist")
+    sites[victim].kill()
+    sites[victim].communicate(timeout=DEADLINE_S)
+    if not Run(out).summary_path.exists():      # else it was faster than the signal
+        sites[victim] = start(folder, site_words(folder, out, victim, *more))
+    errors = {number: site.communicate(timeout=DEADLINE_S)[1] for number, site in sites.items()
+              if number != victim or site.returncode is None}
+    assert [sites[number].returncode for number in errors] == [0] * len(errors), errors
+    assert differing(weights(out, 20), weights(whole, 20)) == []
+
+
+@pytest.mark.parametrize(("words", "sentence"), [
+    (["--site", "1"], "--exchange-dir and --site belong together"),
+    (["--exchange-dir", "x"], "--exchange-dir and --site belong together"),
+    (["--exchange-dir", "x", "--site", "3"], "--site takes 1 to --sites 2"),
+    (["--exchange-dir", "x", "--site", "1", "--sites", "1"], "of at least two sites"),
+    (["--exchange-dir", "x", "--site", "2", "--sites", "10", "--data", "shapes"],
+     "--exchange-dir connects at most 9 sites")])
+def test_flags_of_a_folder_that_do_not_fit_are_refused(words, sentence, capsys, tmp_path,
+                                                       monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "resist", *words]) == 2
+    assert sentence in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

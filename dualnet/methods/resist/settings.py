@@ -70,9 +70,9 @@ class ResistConfig(TrainConfig):
     split: str = flag(IID, "training images of a site: iid, all of them in an order of its own, or"
                       " dirichlet:A, of each class a share drawn with concentration A",
                       group="resist")
-    rank_timeout: float = flag(1800.0, "seconds that a site waits for the others under torchrun,"
-                               " tests of the first one included", minimum=0, local=True,
-                               group="machine")
+    rank_timeout: float = flag(1800.0, "seconds that a site waits for the others under torchrun"
+                               " or at a folder, tests of the first one included", minimum=0,
+                               local=True, group="machine")
 
     @property
     def is_decomposed(self) -> bool:
