@@ -150,5 +150,5 @@ def draw(line: Line) -> Figure:
     axis.set_yticks(range(len(names)), names, fontsize="small")
     axis.invert_yaxis()
     axis.set_xlabel(f"{line['settings']['net']}: a round over one of local SGD")
-    axis.legend(fontsize="small", loc="lower left")
+    axis.legend(fontsize="small", loc="center right")
     return figure
