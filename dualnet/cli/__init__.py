@@ -65,5 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except (Exception, KeyboardInterrupt, Stopped) as error:
         code, sentence = explain(error)
-        print(f"dualnet: {sentence}", file=sys.stderr)
+        # One write: under torchrun, which buffers nothing, the end of the line would come apart.
+        sys.stderr.write(f"dualnet: {sentence}\n")
         return code

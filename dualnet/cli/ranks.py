@@ -19,7 +19,8 @@ def help_rank_0(helper: Callable[[Any], None], settings: Any) -> int:
         helper(settings.replace(data=data.resolve(settings.data, Path(settings.data_dir))))
     except (Stopped, PeerLost) as error:
         code, sentence = explain(error)
-        print(f"dualnet: {sentence}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"dualnet: {sentence}\n")
+        sys.stderr.flush()
         # Sums that rank 0 has left are under way, and an orderly exit waits for them in vain.
         os._exit(code)
     return 0
