@@ -88,6 +88,10 @@ def _outcome(task: Task, job: "Job") -> Outcome:
         except BrokenProcessPool:
             raise UserError(f"the process that measured '{task.variant.name}' was killed, perhaps "
                             "for lack of memory; run the same command again to go on") from None
+        except BaseException:       # or else a wish to stop would wait for the measurement's end
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
 
 
 def measured(measure: str, job: "Job") -> Outcome:
