@@ -9,6 +9,17 @@ from dualnet.stopping import noted
 from shared_fs import PeerLost
 
 
+def train_through(records: Iterator[Record], who: str) -> None:
+    """Train to the end, for somebody else who writes down what came of it.
+
+    Raises Diverged, which begins with `who`, when a loss is not finite.
+    """
+    for record in records:
+        if not math.isfinite(record["loss"]):
+            raise Diverged(f"{who}: the loss of iteration {record['step'] + 1} is "
+                           f"{record['loss']}")
+
+
 def help_rank_0(records: Iterator[Record], rank: int) -> None:
     """Train as another rank than 0, which needs no run folder.
 
@@ -17,10 +28,7 @@ def help_rank_0(records: Iterator[Record], rank: int) -> None:
     """
     with noted() as stop:
         try:
-            for record in records:
-                if not math.isfinite(record["loss"]):
-                    raise Diverged(f"rank {rank} ends as rank 0 does: the loss of iteration "
-                                   f"{record['step'] + 1} is {record['loss']}")
+            train_through(records, f"rank {rank} ends as rank 0 does")
         except (RuntimeError, PeerLost):
             stop.check("")
             raise

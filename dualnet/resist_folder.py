@@ -18,7 +18,7 @@ from dualnet.methods.resist.parts import as_tested, packed_size
 from dualnet.methods.resist.settings import RESIST, ResistConfig
 from dualnet.methods.resist.training import Helper, Resist
 from dualnet.parallel import World
-from dualnet.ranks import help_rank_0
+from dualnet.ranks import train_through
 from dualnet.resist_session import Place, lead, prepared
 from dualnet.run import Run
 from shared_fs import Exchange, PeerRestarted, RunOver
@@ -84,8 +84,7 @@ def resist_in_folder(settings: ResistConfig, run: Run, folder: Path, site: int, 
         place = prepared(settings, World(), is_first=site == 0)
         exchange = _exchange(settings, run.home(role), folder, site, place)
         with exchange:
-            if site == 0:
-                run.join(RESIST, settings)
+            run.join(RESIST, settings)      # from here on this folder is known by its home
             yield from _generations(settings, run, exchange, site, place)
     except RunOver as over:
         log.info("%s", over)
@@ -128,7 +127,8 @@ def _generation(settings: ResistConfig, run: Run, links: FolderLinks, site: int,
     if site:
         links.receive(0, step)
         method = Helper(settings, place.net, place.batches, place.device, links, site)
-        help_rank_0(method.steps(int(step)), site)
+        # A signal ends this site at once, since it holds nothing that the next round needs.
+        train_through(method.steps(int(step)), f"site {site + 1} ends as site 1 does")
         return
 
     def share(start: int) -> None:
