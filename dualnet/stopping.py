@@ -6,6 +6,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,6 +15,8 @@ from typing import NoReturn
 from dualnet.errors import Stopped
 
 PREEMPTED = 75
+# Slurm sends SIGUSR1, SIGTERM and SIGTERM again within 20 ms as it takes a node away: one request.
+BURST_S = 0.5
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -42,6 +45,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._until = 0.0       # when the burst of signals is over
 
     @property
     def is_asked(self) -> bool:
@@ -56,15 +60,18 @@ class StopRequest:
                           f"stopped by {name}" + (f"; {hint}" if hint else ""))
 
     def take(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler: notes the first signal; the second one ends the program at once."""
-        if self.number is not None:
+        """The signal handler: notes the first signal; one after its burst ends the program at
+        once."""
+        if self.number is None:
+            self.number, self._until = number, time.monotonic() + BURST_S
+        elif time.monotonic() > self._until:
             leave(number, frame)
-        self.number = number
 
 
 @contextmanager
 def noted() -> Iterator[StopRequest]:
-    """Within the block, a first signal only sets the request.
+    """Within the block, a first signal only sets the request; after it too, if one has come, for
+    the rest of its burst.
 
     Outside the main thread, which alone may handle signals, nothing changes.
     """
@@ -77,5 +84,6 @@ def noted() -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not request.is_asked:
+            for number, handler in before.items():
+                signal.signal(number, handler)

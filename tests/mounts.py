@@ -43,11 +43,11 @@ def run(*words, **options):
     return done.stdout
 
 
-def until(condition, what):
-    """Wait for a daemon."""
-    give_up = time.monotonic() + START_S
+def until(condition, what, limit_s=START_S, told=lambda: ""):
+    """Wait for a daemon, or for what one does; `told` is asked what it has said if that fails."""
+    give_up = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < give_up, f"waited {START_S} s for {what}"
+        assert time.monotonic() < give_up, f"waited {limit_s} s for {what}{told()}"
         time.sleep(0.05)
 
 

@@ -87,6 +87,25 @@ def test_a_second_signal_ends_at_once(pair):
     assert "run the same command again" not in two.log("net1")
 
 
+@pytest.mark.fault(13, "SIGUSR1 and SIGTERM at once, as Slurm sends them")
+def test_signals_at_once_are_one_request(pair, calm):
+    two = pair("two")
+    two.await_lines("net1", 8)
+    for process in two.processes.values():
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGCONT, signal.SIGTERM):
+            process.send_signal(number)
+    for role, process in two.processes.items():
+        assert process.wait(60) == 75, two.log(role)
+        assert "stopped by SIGUSR1; run the same command again" in two.log(role)
+        assert "Traceback" not in two.log(role)
+    steps = [line["step"] for line in two.run.metrics("net1") if line["split"] == "train"]
+    assert {two.held(role)[-1][1] for role in ROLES} == {steps[-1]}
+    for role in ROLES:
+        two.start(role)
+    two.finish()
+    check_weights(two.run, calm)
+
+
 def test_before_the_training_a_signal_ends_at_once_and_leaves_no_run(pair):
     one = pair("one", roles=["net1"])
     wait_for((one.folder / "meeting" / "hello" / "net1.json").exists, "hello of net1")
