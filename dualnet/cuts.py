@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dualnet.cut import compared_layer, cut, shared_layers
 from dualnet.errors import UserError
 from dualnet.methods.dual.formats import message_bytes
+from dualnet.operations import num_parameters
 
 NEARLY = 0.95   # of the largest bound: less is lost than larger messages would take
 
@@ -71,7 +72,7 @@ def list_cuts(net: nn.Sequential, input_shape: Sequence[int], *, batch_size: int
             boundary, compared_layer(front),
             message_bytes((batch_size, *shapes[boundary]), message_dtype),
             message_bytes((batch_size, *shapes[shared[-1]]), message_dtype),
-            sides, (_num_weights(front), _num_weights(back)),
+            sides, (num_parameters(front), num_parameters(back)),
             total, (number, number + len(shared))))
     return found
 
@@ -163,7 +164,3 @@ def _measure(net: nn.Sequential, input_shape: Sequence[int]
             shapes[name], work[name] = tuple(x.shape[1:]), counter.get_total_flops() // 2
     net.train(was_training)
     return shapes, work
-
-
-def _num_weights(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

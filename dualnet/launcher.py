@@ -33,6 +33,18 @@ class Failure(NamedTuple):
     reason: str
 
 
+def complete(words: Sequence[str], timeout_s: float, processes: int = 1) -> str | None:
+    """Run `python -m dualnet WORDS` to its end, several processes under torchrun.
+
+    Returns None, or the last words of a command that failed; raises subprocess.TimeoutExpired.
+    """
+    torchrun = [] if processes == 1 else [
+        "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    done = subprocess.run([sys.executable, *torchrun, "-m", "dualnet", *words],
+                          capture_output=True, text=True, timeout=timeout_s)
+    return None if done.returncode == 0 else last_words(done.stderr)
+
+
 def last_words(text: str) -> str:
     """The line of a failed command's messages that says most: its last sentence to the user, or
     else the last error of a traceback, which may be that of another process."""

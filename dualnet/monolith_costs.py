@@ -11,7 +11,7 @@ from dualnet.memory import COPIES, bytes_per_image
 from dualnet.methods.monolith.settings import HEAD, STAGES, TRUNK, WHOLE, MonolithConfig
 from dualnet.nets import build
 from dualnet.nets.monolith import Trunks, head_of, joined, proxy_of
-from dualnet.operations import Counted, counted
+from dualnet.operations import Counted, counted, num_parameters
 
 META = torch.device("meta")
 NUMBER = 4      # bytes, in float32
@@ -94,9 +94,9 @@ def _cost(settings: MonolithConfig, stage: str, net: nn.Module, trunks: Trunks |
         return functional.cross_entropy(net(images if trunks is None else trunks(images)), labels)
 
     each = _operations(lambda: loss(COUNTED))
-    return Cost(stage, settings.trunks if stage == TRUNK else 1, _numbers(net),
-                _numbers(trunks) if trunks is not None else 0,
-                NUMBER * (COPIES * _numbers(net) + (_numbers(trunks) if trunks else 0))
+    return Cost(stage, settings.trunks if stage == TRUNK else 1, num_parameters(net),
+                num_parameters(trunks) if trunks is not None else 0,
+                NUMBER * (COPIES * num_parameters(net) + (num_parameters(trunks) if trunks else 0))
                 + sum(buffer.nbytes for part in (net, trunks) if part is not None
                       for buffer in part.buffers()),
                 round(bytes_per_image(loss, META)), batch_size, each.forward,
@@ -110,10 +110,6 @@ def _operations(forward: Callable[[], Tensor]) -> Counted:
 
 def _images(count: int, input_shape: tuple[int, ...]) -> Tensor:
     return torch.empty(count, *input_shape, device=META)
-
-
-def _numbers(net: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in net.parameters())
 
 
 def parameters_of(costs: list[Cost]) -> int:

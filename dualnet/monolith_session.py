@@ -25,7 +25,8 @@ from dualnet.methods.monolith.training import Head, Staged, head_net, subset_of,
 from dualnet.methods.protocol import Record
 from dualnet.metrics import NOTE
 from dualnet.nets.monolith import joined
-from dualnet.pretraining import Pretraining, iteration_s, num_parameters
+from dualnet.operations import num_parameters
+from dualnet.pretraining import Pretraining, iteration_s
 from dualnet.run import Run
 from dualnet.session import alone, batches_of, begin, common_summary
 from dualnet.train import Clock

@@ -1,10 +1,16 @@
-"""How many operations a net takes, counted as it runs; on the meta device without computing."""
+"""How many weights a net has, and how many operations it takes, counted as it runs: on the meta
+device without computing."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+
+def num_parameters(net: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in net.parameters())
 
 
 class Counted(NamedTuple):

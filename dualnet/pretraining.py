@@ -20,6 +20,7 @@ from dualnet.methods.net2wider.training import Wider, teacher, wider_net
 from dualnet.methods.partition.settings import MERGED, PartitionConfig
 from dualnet.methods.partition.training import Merged, sub_model
 from dualnet.methods.protocol import Record
+from dualnet.operations import num_parameters
 from dualnet.run import Run
 from dualnet.session import (
     agreed_digest,
@@ -199,11 +200,6 @@ class Net2Wider(Pretraining):
             method.compare(narrow)
         facts = {"widen_at": settings.widen_at, "parameters_teacher": num_parameters(narrow.net)}
         yield from self.train_whole(method, settings.widen_at, start, [spent], facts)
-
-
-def num_parameters(net: nn.Module) -> int:
-    """How many numbers are trained."""
-    return sum(parameter.numel() for parameter in net.parameters())
 
 
 def iteration_s(lines: Sequence[Record], batch_size: int) -> float | None:

@@ -11,7 +11,6 @@ from dualnet.bench import (
     capacity,
     meprop,
     monolith,
-    pipeline,
     report,
     resnet,
     results,
@@ -127,7 +126,8 @@ def test_ratios_are_taken_within_a_round(speeds):
 def test_rounds_are_gathered_into_lists():
     measured = {}
     for rate in (1.0, 2.0):
-        pipeline.gather(measured, {"way": "a", "images_per_s": rate, "wait_share": {"net1": rate}})
+        results.gather(measured, [
+            {"way": "a", "images_per_s": rate, "wait_share": {"net1": rate}}])
     assert measured == {"a": {"way": "a", "images_per_s": [1.0, 2.0],
                               "wait_share": {"net1": [1.0, 2.0]}}}
 
@@ -277,11 +277,11 @@ def test_a_net_that_cannot_be_cut_is_refused():
 def test_each_way_of_training_a_residual_net_is_compared_with_its_own_base(tmp_path):
     measured = {}
     for base, other, one, two in ((10.0, 16.0, 10.0, 18.0), (20.0, 30.0, 5.0, 9.5)):
-        resnet.gather(measured, [
+        results.gather(measured, [
             {"way": "baseline", "base": "baseline", "images_per_s": base, "blocks": 1.0},
             {"way": "stochastic depth, uniform 0.5", "base": "baseline", "images_per_s": other,
              "blocks": 0.5}])
-        resnet.gather(measured, [
+        results.gather(measured, [
             {"way": "1 process", "base": "1 process", "images_per_s": one},
             {"way": "2 processes", "base": "1 process", "images_per_s": two}])
     assert measured["stochastic depth, uniform 0.5"] == {

@@ -47,10 +47,10 @@ def test_ratios_are_taken_round_by_round_and_held_against_those_they_follow():
         {"way": way, "base": base, "seconds": [1.0, 3.0], "operations": [5, 6],
          "bytes": [4, 4], "parameters": [0.5, 0.25], "images_per_s": [1, 1]}]
     line = {"bench": "resist", "measured": measured}
-    assert resist.over(line, way, "seconds") == [0.5, 0.75]
+    assert results.over_base(line, way, "seconds") == [0.5, 0.75]
     assert resist.followed(line, way, "seconds") == [1.0, pytest.approx(0.75 / 0.6)]
     assert resist.followed(line, way, "bytes") == [1.0, 2.0]
-    assert resist.over(line, "ResIST, 8 sites", "seconds") is None
+    assert results.over_base(line, "ResIST, 8 sites", "seconds") is None
     assert resist.ways(line) == [way]
 
 

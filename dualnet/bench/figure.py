@@ -17,6 +17,7 @@ from dualnet.bench.results import (
     batch_ratios,
     bounds,
     folders,
+    ours,
     over_base,
     row,
     shares,
@@ -34,6 +35,7 @@ NAMES = {"memcpy": "two memcpys", "save": "np.save + np.load", "gloo": "gloo, lo
          "channel": "channel of --backend gloo"}
 TICKS = (0.5, 1, 1.5, 2, 3, 5, 10, 20, 50, 100)
 DASHES = ("-", "--", "-.", ":")
+BARS = ("#0072B2", "#E69F00", "#56B4E9", "#D55E00")
 PARTS = {"compute": "#0072B2", "waiting": "#BBBBBB", "rest": "#E69F00"}
 WORDS = {"compute": "compute", "waiting": "waiting", "rest": "exchange and the rest"}
 
@@ -42,7 +44,7 @@ def draw(line: Line, path: Path) -> None:
     """Draw a line of any of the ledgers into `path`, a PNG that has its fingerprint."""
     figure = {"exchange": _exchange, "pipeline": _pipeline, "capacity": _capacity,
               "resnet": _resnet, "meprop": meprop.draw, "monolith": _resnet,
-              "resist": resist.draw}[line["bench"]](line)
+              "resist": _resist}[line["bench"]](line)
     figure.suptitle(f"bench {line['bench']}: {line['device_name']}, {line['cores']} cores, "
                     f"{line['date'][:10]}, n = {line['rounds']}", fontsize="medium")
     figure.savefig(path, dpi=80, metadata=metadata(line))
@@ -113,7 +115,7 @@ def _pipeline(line: Line) -> Figure:
 
 def _capacity(line: Line) -> Figure:
     """Largest batch of each half over that of the single net, cut by cut."""
-    found = [each for each in line["measured"] if not each["how"].startswith("Caffe")]
+    found = ours(line)
     names = [f"{each['cut']}, {each['how']}" for each in found]
     figure, axis = pyplot.subplots(figsize=(8, 1.4 + 0.5 * len(names)), layout="constrained")
     roles = [role for role in found[0]["images"] if role != "single"]
@@ -145,11 +147,24 @@ def _resnet(line: Line) -> Figure:
     return figure
 
 
+def _resist(line: Line) -> Figure:
+    """What a round takes over one of local SGD, each figure beside the one it should follow."""
+    names = resist.ways(line)
+    figures = [name for pair in resist.FOLLOWS.items() for name in pair]
+    figure, axis = pyplot.subplots(figsize=(8, 1.4 + 0.9 * len(names)), layout="constrained")
+    _bars(axis, names, [[spread(over_base(line, way, name) or []) for way in names]
+                        for name in figures], figures)
+    axis.axvline(1.0, color="black", linewidth=0.8)
+    axis.set(title=f"{line['settings']['net']}: a round over one of local SGD")
+    axis.legend(fontsize="small", loc="center right")
+    return figure
+
+
 def _bars(axis: Axes, names: Sequence[str], groups: Sequence[Sequence[Spread]],
           labels: Sequence[str] = ("",)) -> None:
     """Horizontal bars with whiskers from the smallest to the largest value."""
     height = 0.8 / len(groups)
-    for number, (group, colour) in enumerate(zip(groups, ("#0072B2", "#E69F00"), strict=False)):
+    for number, (group, colour) in enumerate(zip(groups, BARS, strict=False)):
         middle = [value.median for value in group]
         whiskers = [[value.median - value.low for value in group],
                     [value.high - value.median for value in group]]

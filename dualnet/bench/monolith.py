@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from dualnet import feature_file, machine
+from dualnet.bench.random_images import CLASSES, SHAPE, dataset
 from dualnet.bench.results import Row
 from dualnet.data.dataset import Dataset
 from dualnet.methods.monolith.settings import HEAD, MONOLITH, MonolithConfig, Span
 from dualnet.methods.monolith.training import Head, trunk_net
 from dualnet.session import batches_of
 
-SHAPE, CLASSES = (3, 32, 32), 10
 TRUNKS, KEPT, KEEPING = "trunks in each step", "kept features", "to keep them, once"
 
 
@@ -28,8 +28,8 @@ def rows(settings: MonolithConfig, images: int, rounds: int) -> Iterator[list[Ro
 
     Raises UserError or DataError for a batch that is larger than the images.
     """
-    dataset = _dataset(images)
-    running, reading = (_head(settings, dataset, rounds) for _ in range(2))
+    data = dataset(images)
+    running, reading = (_head(settings, data, rounds) for _ in range(2))
     steps = {TRUNKS: running.steps(), KEPT: reading.steps()}
     shape, dtype = (images, reading.num_features), np.dtype(settings.weight_format)
     each = running.batches.steps_per_epoch
@@ -55,18 +55,11 @@ def rows(settings: MonolithConfig, images: int, rounds: int) -> Iterator[list[Ro
                        for way in (TRUNKS, KEPT, KEEPING)]
 
 
-def _head(settings: MonolithConfig, dataset: Dataset, rounds: int) -> Head:
+def _head(settings: MonolithConfig, data: Dataset, rounds: int) -> Head:
     """A head for an epoch in each round and one that warms up."""
-    each = max(1, len(dataset.train_images) // settings.head_batch)
+    each = max(1, len(data.train_images) // settings.head_batch)
     span = Span(0, each * (rounds + 1), 0.0, each)
     of_stage = settings.of_stage(HEAD, span).replace(log_every=span.until + 1)
     device = machine.prepare(settings, MONOLITH, (MONOLITH,))
     trunks = [trunk_net(settings, role, SHAPE, CLASSES) for role in settings.trunk_roles]
-    return Head(of_stage, settings.stage(HEAD), span, trunks, batches_of(dataset, of_stage), device)
-
-
-def _dataset(count: int) -> Dataset:
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (count, *SHAPE), dtype=np.uint8)
-    labels, names = np.arange(count) % CLASSES, tuple(map(str, range(CLASSES)))
-    return Dataset("random", names, images, labels, images[:CLASSES], labels[:CLASSES])
+    return Head(of_stage, settings.stage(HEAD), span, trunks, batches_of(data, of_stage), device)

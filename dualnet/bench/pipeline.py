@@ -10,28 +10,26 @@ beyond it and beyond waiting: the exchange, and two processes in one memory.
 """
 
 import multiprocessing
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dualnet import machine, session
+from dualnet.bench.random_images import CLASSES, images
 from dualnet.bench.results import OVER_GLOO, Row
 from dualnet.data import arrays
 from dualnet.errors import UserError
 from dualnet.from_prototxt import build_net
+from dualnet.launcher import complete
 from dualnet.methods.dual.build import build_parts, build_role, describe_wires
 from dualnet.methods.dual.settings import DualConfig
 from dualnet.run import Run
 
-SHAPE, CLASSES = (3, 32, 32), 10
 BATCHES = 4         # different ones
 WARM_UP = 2         # iterations of a half alone
 LR = 1e-6           # of a half alone, which learns from random numbers
@@ -79,27 +77,9 @@ def rows(settings: DualConfig, micro_batches: Sequence[int], iterations: int, ro
                 yield number, row | {"alone_s": {role: its[same] for role, its in alone.items()}}
 
 
-def gather(measured: dict[str, Row], row: Row) -> None:
-    """Add what one round measured to the row of its way: a list for every figure."""
-    def add(to: Row, figures: Row) -> None:
-        for name, value in figures.items():
-            if isinstance(value, dict):
-                add(to.setdefault(name, {}), value)
-            else:
-                to.setdefault(name, []).append(value)
-
-    way = row["way"]
-    add(measured.setdefault(way, {"way": way}), {k: v for k, v in row.items() if k != "way"})
-
-
 def _write_images(folder: Path, batch_size: int) -> None:
-    random = np.random.default_rng(0)
-
-    def some(count: int) -> tuple[np.ndarray, np.ndarray]:
-        return (random.integers(0, 256, (count, *SHAPE), dtype=np.uint8),
-                np.arange(count) % CLASSES)
-
-    arrays.save(folder, some(BATCHES * max(batch_size, CLASSES)), some(max(batch_size, CLASSES)))
+    count = max(batch_size, CLASSES)
+    arrays.save(folder, images(BATCHES * count), images(count))
 
 
 def _words(changes: Mapping[str, Any]) -> list[str]:
@@ -111,14 +91,12 @@ def _train(way: str, words: Sequence[str], settings: DualConfig, iterations: int
     """Train once, in processes of their own, and read their metrics."""
     with tempfile.TemporaryDirectory(prefix="run-", dir=settings.data_dir) as scratch:
         folder = Path(scratch, "run")
-        command = [sys.executable, "-m", "dualnet", "train", *words, "--net", settings.net,
-                   "--batch-size", str(settings.batch_size), "--quiet", "--data", "arrays",
-                   "--data-dir", settings.data_dir, "--iterations", str(2 * iterations),
-                   "--log-every", str(iterations), "--checkpoint-every", "0", "--out", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
-        if done.returncode != 0:
-            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise UserError(f"{' '.join(command[1:])} failed: {last[0]}")
+        words = ["train", *words, "--net", settings.net, "--batch-size", str(settings.batch_size),
+                 "--quiet", "--data", "arrays", "--data-dir", settings.data_dir, "--iterations",
+                 str(2 * iterations), "--log-every", str(iterations), "--checkpoint-every", "0",
+                 "--out", str(folder)]
+        if failure := complete(words, TIMEOUT_S):
+            raise UserError(f"dualnet {' '.join(words)} failed: {failure}")
         return {"way": way, **_figures(Run(folder))}
 
 

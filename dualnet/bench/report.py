@@ -145,7 +145,7 @@ def _resist(line: Line) -> str:
     cells = [("way", *figures, *(f"{figure} over {expected}"
                                  for figure, expected in resist.FOLLOWS.items()))]
     for way in resist.ways(line):
-        ratios = [resist.over(line, way, figure) for figure in figures]
+        ratios = [results.over_base(line, way, figure) for figure in figures]
         ratios += [resist.followed(line, way, figure) for figure in resist.FOLLOWS]
         cells.append((way, *(spread(each or []).said(".3f") for each in ratios)))
     return ("{net}, {local_iterations} x {batch_size} images a site in a round, sites one after "

@@ -11,25 +11,21 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from matplotlib import pyplot
-from matplotlib.figure import Figure
 from torch.nn import functional
 
 from dualnet import machine
-from dualnet.bench.results import Row, row, spread
-from dualnet.data.dataset import Dataset
+from dualnet.bench.random_images import CLASSES, SHAPE, dataset
+from dualnet.bench.results import Row, over_base
 from dualnet.from_prototxt import build_net
 from dualnet.ledger import Line
 from dualnet.methods.resist.deal import deal
 from dualnet.methods.resist.parts import dealt_blocks, sub_net
 from dualnet.methods.resist.settings import RESIST, ResistConfig
 from dualnet.methods.resist.training import Resist
-from dualnet.operations import counted
+from dualnet.operations import counted, num_parameters
 from dualnet.session import batches_of
 
-SHAPE, CLASSES = (3, 32, 32), 10
 META = torch.device("meta")
 COUNTED = 2         # images at a time
 WITHIN = 0.15       # how far a ratio of times may be from that of the operations
@@ -83,13 +79,8 @@ def _way(settings: ResistConfig, rounds: int) -> _Way:
         iterations=settings.local_iterations * (rounds + 1), lr=1e-3, lr_schedule="constant",
         log_every=settings.local_iterations * (rounds + 2)).resolved()
     device = machine.prepare(settings, RESIST, (RESIST,))
-    random = np.random.default_rng(0)
-    count = max(settings.batch_size, CLASSES) * 2
-    images = random.integers(0, 256, (count, *SHAPE), dtype=np.uint8)
-    labels, names = np.arange(count) % CLASSES, tuple(map(str, range(CLASSES)))
-    dataset = Dataset("random", names, images, labels, images[:CLASSES], labels[:CLASSES])
-    method = Resist(settings, build_net(settings, SHAPE, CLASSES), batches_of(dataset, settings),
-                    device)
+    batches = batches_of(dataset(max(settings.batch_size, CLASSES) * 2), settings)
+    method = Resist(settings, build_net(settings, SHAPE, CLASSES), batches, device)
     return _Way(way_name(settings.sites, decompose=settings.decompose),
                 way_name(settings.sites, decompose=False), settings, device, method.steps())
 
@@ -103,7 +94,7 @@ def _size(settings: ResistConfig, number: int) -> dict[str, int]:
     for hand in deal(dealt, settings, number):
         sub = sub_net(net, set(dealt) - hand).train()
         operations += counted(lambda sub=sub: _loss(sub)).training  # type: ignore[misc]
-        parameters += sum(parameter.numel() for parameter in sub.parameters())
+        parameters += num_parameters(sub)
     images = settings.local_iterations * settings.batch_size
     return {"operations": operations * images // COUNTED, "parameters": parameters}
 
@@ -121,34 +112,7 @@ def ways(line: Line) -> list[str]:
     return [each["way"] for each in line["measured"] if each["way"] != each["base"]]
 
 
-def over(line: Line, way: str, figure: str) -> list[float] | None:
-    """A figure of a way over that of its base, round by round; None if it is not there."""
-    of = row(line, way=way)
-    to = of and row(line, way=of["base"])
-    return [a / b for a, b in zip(of[figure], to[figure], strict=True)] if of and to else None
-
-
 def followed(line: Line, way: str, figure: str) -> list[float] | None:
     """The ratio of a figure over the ratio that it should follow, round by round."""
-    found, expected = over(line, way, figure), over(line, way, FOLLOWS[figure])
+    found, expected = over_base(line, way, figure), over_base(line, way, FOLLOWS[figure])
     return [a / b for a, b in zip(found, expected, strict=True)] if found and expected else None
-
-
-def draw(line: Line) -> Figure:
-    """Bars of the ratios to local SGD, each beside the one it should follow."""
-    names = ways(line)
-    figures = [name for pair in FOLLOWS.items() for name in pair]
-    figure, axis = pyplot.subplots(figsize=(8, 1.4 + 0.9 * len(names)), layout="constrained")
-    for number, (name, colour) in enumerate(zip(
-            figures, ("#0072B2", "#56B4E9", "#D55E00", "#E69F00"), strict=True)):
-        found = [spread(over(line, way, name) or []) for way in names]
-        axis.barh([index + 0.2 * number - 0.3 for index in range(len(names))],
-                  [each.median for each in found], 0.2, color=colour, label=name, capsize=2,
-                  xerr=[[each.median - each.low for each in found],
-                        [each.high - each.median for each in found]])
-    axis.axvline(1.0, color="black", linewidth=0.8)
-    axis.set_yticks(range(len(names)), names, fontsize="small")
-    axis.invert_yaxis()
-    axis.set_xlabel(f"{line['settings']['net']}: a round over one of local SGD")
-    axis.legend(fontsize="small", loc="center right")
-    return figure

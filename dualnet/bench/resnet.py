@@ -5,29 +5,24 @@ else slows the machine slows all of them.  Several processes are real trainings 
 every round anew beside that of one process; each process has one thread and the same batch.
 """
 
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dualnet import machine
+from dualnet.bench.random_images import CLASSES, SHAPE, dataset, images
 from dualnet.bench.results import Row
 from dualnet.data import arrays
-from dualnet.data.dataset import Dataset
 from dualnet.errors import UserError
 from dualnet.from_prototxt import build_net
-from dualnet.launcher import last_words
+from dualnet.launcher import complete
 from dualnet.methods.resnet.settings import RESNET, ResnetConfig
 from dualnet.methods.resnet.training import Resnet
 from dualnet.run import Run
 from dualnet.session import batches_of
 
-SHAPE, CLASSES = (3, 32, 32), 10
 BATCHES = 4             # different ones
 WARM = 3                # steps of each way before the first round
 LINES = 3               # of metrics per training under torchrun; the first is not counted
@@ -62,8 +57,8 @@ def step_rows(settings: ResnetConfig, iterations: int, rounds: int,
                 started = time.monotonic()
                 blocks[way] += next(way_steps) / iterations
                 seconds[way] += time.monotonic() - started
-        images = iterations * settings.batch_size
-        yield [{"way": way, "base": BASELINE, "images_per_s": images / seconds[way],
+        seen = iterations * settings.batch_size
+        yield [{"way": way, "base": BASELINE, "images_per_s": seen / seconds[way],
                 "blocks": blocks[way]} for way in steps]
 
 
@@ -71,11 +66,8 @@ def _steps(settings: ResnetConfig, count: int) -> Iterator[float]:
     """Train on random images; gives the share of the blocks that each step computed."""
     settings = settings.replace(iterations=count, log_every=count + 1, lr=1e-3)
     device = machine.prepare(settings, RESNET, (RESNET,))
-    images, labels = _images(BATCHES * settings.batch_size)
-    names = tuple(str(number) for number in range(CLASSES))
-    dataset = Dataset("random", names, images, labels, images[:CLASSES], labels[:CLASSES])
-    method = Resnet(settings, build_net(settings, SHAPE, CLASSES), batches_of(dataset, settings),
-                    device)
+    method = Resnet(settings, build_net(settings, SHAPE, CLASSES),
+                    batches_of(dataset(BATCHES * settings.batch_size), settings), device)
     blocks = method.facts()["blocks"]
     for record in method.steps():
         yield record.get("resnet/blocks", blocks) / blocks
@@ -90,7 +82,7 @@ def parallel_rows(settings: ResnetConfig, processes: int, iterations: int, round
     """
     with tempfile.TemporaryDirectory(prefix="dualnet-bench-") as scratch:
         folder = Path(scratch)
-        arrays.save(folder, _images(BATCHES * processes * settings.batch_size), _images(CLASSES))
+        arrays.save(folder, images(BATCHES * processes * settings.batch_size), images(CLASSES))
         for _ in range(rounds):
             yield [_train(settings, count, iterations, folder) for count in (1, processes)]
 
@@ -98,36 +90,16 @@ def parallel_rows(settings: ResnetConfig, processes: int, iterations: int, round
 def _train(settings: ResnetConfig, processes: int, iterations: int, folder: Path) -> Row:
     """One training; images per second from the end of its first line to the end of its last."""
     every, batch = max(1, iterations // (LINES - 1)), processes * settings.batch_size
-    launcher = [] if processes == 1 else [
-        "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     with tempfile.TemporaryDirectory(prefix="run-", dir=folder) as scratch:
         run = Run(Path(scratch, "run"))
-        command = [sys.executable, *launcher, "-m", "dualnet", "train", RESNET, "--net",
-                   settings.net, "--batch-size", str(batch), "--threads", "1", "--device",
-                   settings.device, "--data", "arrays", "--data-dir", str(folder), "--iterations",
-                   str(every * LINES), "--log-every", str(every), "--checkpoint-every", "0",
-                   "--quiet", "--out", str(run.folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
-        if done.returncode != 0:
-            raise UserError(f"{' '.join(command[1:])} failed: {last_words(done.stderr)}")
+        words = ["train", RESNET, "--net", settings.net, "--batch-size", str(batch), "--threads",
+                 "1", "--device", settings.device, "--data", "arrays", "--data-dir", str(folder),
+                 "--iterations", str(every * LINES), "--log-every", str(every),
+                 "--checkpoint-every", "0", "--quiet", "--out", str(run.folder)]
+        if failure := complete(words, TIMEOUT_S, processes):
+            raise UserError(f"dualnet {' '.join(words)} in {processes} processes failed: {failure}")
         lines = [line for line in run.metrics(RESNET) if line["split"] == "train"]
-        images = (lines[-1]["step"] - lines[0]["step"]) * batch
+        seen = (lines[-1]["step"] - lines[0]["step"]) * batch
         way = ONE if processes == 1 else f"{processes} processes"
         return {"way": way, "base": ONE,
-                "images_per_s": images / (lines[-1]["time_s"] - lines[0]["time_s"])}
-
-
-def gather(measured: dict[str, Row], rows: list[Row]) -> None:
-    """Add the rows of one round to those of their ways: a list for every figure."""
-    for row in rows:
-        known = measured.setdefault(row["way"], {"way": row["way"], "base": row["base"]})
-        for name in row.keys() - known.keys():
-            known[name] = []
-        for name in row.keys() - {"way", "base"}:
-            known[name].append(row[name])
-
-
-def _images(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random images uint8 [N, C, H, W] and their labels."""
-    random = np.random.default_rng(0)
-    return random.integers(0, 256, (count, *SHAPE), dtype=np.uint8), np.arange(count) % CLASSES
+                "images_per_s": seen / (lines[-1]["time_s"] - lines[0]["time_s"])}

@@ -10,7 +10,7 @@ with the smallest and the largest.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -89,6 +89,21 @@ class Stopwatch:
                 "settings": dict(settings), "measured": list(measured)}
 
 
+def gather(measured: dict[str, Row], rows: Iterable[Row]) -> None:
+    """Add what one round measured to the rows of its ways: a list for every figure; words stay."""
+    def add(to: Row, figures: Row) -> None:
+        for name, value in figures.items():
+            if isinstance(value, dict):
+                add(to.setdefault(name, {}), value)
+            elif isinstance(value, str):
+                to[name] = value
+            else:
+                to.setdefault(name, []).append(value)
+
+    for row in rows:
+        add(measured.setdefault(row["way"], {}), row)
+
+
 # -- exchange --------------------------------------------------------------------------------------
 
 def row(line: Line, **wanted: Any) -> Row | None:
@@ -128,10 +143,10 @@ def over_folder(line: Line, way: str) -> list[float] | None:
     return _over(line, way, same) if found else None
 
 
-def _over(line: Line, way: str, other: str) -> list[float]:
+def _over(line: Line, way: str, other: str, figure: str = "images_per_s") -> list[float]:
     of, to = row(line, way=way), row(line, way=other)
     assert of and to
-    return [a / b for a, b in zip(of["images_per_s"], to["images_per_s"], strict=True)]
+    return [a / b for a, b in zip(of[figure], to[figure], strict=True)]
 
 
 def bounds(line: Line) -> list[float]:
@@ -171,11 +186,10 @@ def shares(line: Line, way: str, role: str) -> Shares:
 
 # -- resnet ----------------------------------------------------------------------------------------
 
-def over_base(line: Line, way: str) -> list[float] | None:
-    """Images per second of a way over those of its base, round by round; None if it is not there.
-    """
+def over_base(line: Line, way: str, figure: str = "images_per_s") -> list[float] | None:
+    """A figure of a way over that of its base, round by round; None if it is not there."""
     found = row(line, way=way)
-    return _over(line, way, found["base"]) if found else None
+    return _over(line, way, found["base"], figure) if found else None
 
 
 # -- capacity --------------------------------------------------------------------------------------

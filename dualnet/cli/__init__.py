@@ -22,7 +22,7 @@ from dualnet.cli import (
     status,
     train,
 )
-from dualnet.cli.exit_codes import EXIT_CODES, explain
+from dualnet.cli.exit_codes import EXIT_CODES, tell
 from dualnet.cli.parser import Parser, with_dashes
 from dualnet.errors import Stopped
 from dualnet.stopping import leave
@@ -64,7 +64,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.command(arguments)
         return code
     except (Exception, KeyboardInterrupt, Stopped) as error:
-        code, sentence = explain(error)
-        # One write: under torchrun, which buffers nothing, the end of the line would come apart.
-        sys.stderr.write(f"dualnet: {sentence}\n")
-        return code
+        return tell(error)

@@ -5,7 +5,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,28 @@ def count(text: str) -> int:
     return int(text)
 
 
+def device_flag(parser: argparse.ArgumentParser) -> None:
+    """Where a benchmark of one process trains."""
+    parser.add_argument("--device", default="auto", metavar="DEVICE",
+                        help="auto, cpu, cuda or cuda:N (default: auto)")
+
+
+def gathered(rounds: "Iterable[list[Row]]", count: int, said: Callable[["Row"], str]
+             ) -> "list[Row]":
+    """The rows of all rounds together, a list for every figure; each round is told as it ends.
+
+    said  what is told of a row behind the name of its way
+    """
+    from dualnet.bench.results import gather
+
+    measured: dict[str, Row] = {}
+    for number, rows in enumerate(rounds, start=1):
+        gather(measured, rows)
+        print(f"round {number}/{count}  " + "  ".join(f"{row['way']} {said(row)}" for row in rows),
+              file=sys.stderr, flush=True)
+    return list(measured.values())
+
+
 def counts(text: str) -> list[int]:
     return list(dict.fromkeys(count(word.strip()) for word in text.split(",")))
 
@@ -168,7 +190,7 @@ def _checked(folder: Path) -> Path:
 def pipeline(arguments: argparse.Namespace) -> int:
     """The command `bench pipeline`."""
     from dualnet.bench import pipeline as bench
-    from dualnet.bench.results import Stopwatch
+    from dualnet.bench.results import Stopwatch, gather
 
     settings = DualConfig(net=arguments.net, cut=arguments.cut, batch_size=arguments.batch_size)
     if max(arguments.micro_batches) > settings.batch_size:
@@ -184,7 +206,7 @@ def pipeline(arguments: argparse.Namespace) -> int:
         left_s = (time.monotonic() - started) / done * (total - done)
         print(f"round {number + 1}/{arguments.rounds}  {row['way']}  {row['images_per_s']:.1f} "
               f"images/s  ETA {clock_text(left_s)}", file=sys.stderr, flush=True)
-        bench.gather(measured, row)
+        gather(measured, [row])
     given = {"net": settings.net, "cut": settings.cut, "batch_size": settings.batch_size,
              "iterations": arguments.iterations, "micro_batches": arguments.micro_batches}
     line = stopwatch.line("pipeline", command_line(), arguments.rounds, given,

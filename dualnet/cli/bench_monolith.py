@@ -1,10 +1,9 @@
 """bench monolith: stage 2 with kept features beside running the trunks."""
 
 import argparse
-import sys
 from typing import Any
 
-from dualnet.cli.bench import command_line, count, finish
+from dualnet.cli.bench import command_line, count, device_flag, finish, gathered
 from dualnet.methods.monolith.settings import MONOLITH, MonolithConfig
 
 
@@ -16,15 +15,13 @@ def flags(parser: argparse.ArgumentParser) -> None:
             ("batch-size", 300, "images per iteration")):
         parser.add_argument(f"--{name}", type=count, default=default, metavar="N",
                             help=f"{text} (default: {default})")
-    parser.add_argument("--device", default="auto", metavar="DEVICE",
-                        help="auto, cpu, cuda or cuda:N (default: auto)")
+    device_flag(parser)
 
 
 def monolith(arguments: argparse.Namespace) -> int:
     """The command `bench monolith`."""
     from dualnet import machine
     from dualnet.bench import monolith as bench
-    from dualnet.bench.resnet import gather
     from dualnet.bench.results import Stopwatch
 
     settings = MonolithConfig(
@@ -32,14 +29,11 @@ def monolith(arguments: argparse.Namespace) -> int:
         head_batch=arguments.batch_size, augment_head=False, threads=1,
         device=arguments.device).resolved()
     device, stopwatch = machine.prepare(settings, MONOLITH, (MONOLITH,)), Stopwatch()
-    measured: dict[str, dict[str, Any]] = {}
-    for number, rows in enumerate(bench.rows(settings, arguments.images, arguments.rounds), 1):
-        gather(measured, rows)
-        print(f"round {number}/{arguments.rounds}  " + "  ".join(
-            f"{row['way']} {row['images_per_s']:.0f}" for row in rows), file=sys.stderr, flush=True)
+    measured = gathered(bench.rows(settings, arguments.images, arguments.rounds), arguments.rounds,
+                        lambda row: f"{row['images_per_s']:.0f}")
     given = {"net": settings.net, "batch_size": settings.head_batch, "images": arguments.images}
     line = stopwatch.line(MONOLITH, command_line(), arguments.rounds, given,
-                          list(measured.values()), device)
+                          measured, device)
     _print(line)
     return finish(arguments, lambda: line)
 

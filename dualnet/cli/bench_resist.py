@@ -1,10 +1,9 @@
 """bench resist: rounds of ResIST beside rounds of local SGD."""
 
 import argparse
-import sys
 from typing import Any
 
-from dualnet.cli.bench import command_line, count, counts, finish
+from dualnet.cli.bench import command_line, count, counts, device_flag, finish, gathered
 from dualnet.methods.resist.settings import RESIST, ResistConfig
 
 
@@ -18,37 +17,32 @@ def flags(parser: argparse.ArgumentParser) -> None:
                                 ("local-iterations", 3, "iterations of a round")):
         parser.add_argument(f"--{name}", type=count, default=default, metavar="N",
                             help=f"{text} (default: {default})")
-    parser.add_argument("--device", default="auto", metavar="DEVICE",
-                        help="auto, cpu, cuda or cuda:N (default: auto)")
+    device_flag(parser)
 
 
 def resist(arguments: argparse.Namespace) -> int:
     """The command `bench resist`."""
     from dualnet import machine
     from dualnet.bench import resist as bench
-    from dualnet.bench.resnet import gather
     from dualnet.bench.results import Stopwatch
 
     settings = ResistConfig(
         net=arguments.net, batch_size=arguments.batch_size, threads=1, device=arguments.device,
         local_iterations=arguments.local_iterations).resolved()
     device, stopwatch = machine.prepare(settings, RESIST, (RESIST,)), Stopwatch()
-    measured: dict[str, dict[str, Any]] = {}
-    for number, rows in enumerate(bench.rows(settings, arguments.sites, arguments.rounds), 1):
-        gather(measured, rows)
-        print(f"round {number}/{arguments.rounds}  " + "  ".join(
-            f"{row['way']} {row['seconds']:.2f} s" for row in rows), file=sys.stderr, flush=True)
+    measured = gathered(bench.rows(settings, arguments.sites, arguments.rounds), arguments.rounds,
+                        lambda row: f"{row['seconds']:.2f} s")
     given = {"net": settings.net, "sites": arguments.sites, "batch_size": settings.batch_size,
              "local_iterations": settings.local_iterations}
     line = stopwatch.line(RESIST, command_line(), arguments.rounds, given,
-                          list(measured.values()), device)
+                          measured, device)
     _print(line)
     return finish(arguments, lambda: line)
 
 
 def _print(line: dict[str, Any]) -> None:
-    from dualnet.bench.resist import FOLLOWS, over, ways
-    from dualnet.bench.results import spread
+    from dualnet.bench.resist import FOLLOWS, ways
+    from dualnet.bench.results import over_base, spread
 
     settings = line["settings"]
     print(f"{settings['net']}, rounds of {settings['local_iterations']} x {settings['batch_size']} "
@@ -56,5 +50,6 @@ def _print(line: dict[str, Any]) -> None:
           "(smallest to largest)")
     for way in ways(line):
         for figure, expected in FOLLOWS.items():
-            print(f"{way:18} {figure:8} {spread(over(line, way, figure) or []).said('.3f'):24} "
-                  f"{expected:11} {spread(over(line, way, expected) or []).said('.3f')}")
+            found, wanted = (spread(over_base(line, way, name) or []).said(".3f")
+                             for name in (figure, expected))
+            print(f"{way:18} {figure:8} {found:24} {expected:11} {wanted}")

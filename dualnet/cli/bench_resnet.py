@@ -1,10 +1,9 @@
 """bench resnet: the switches of train resnet, and several processes, beside the plain training."""
 
 import argparse
-import sys
 from typing import Any
 
-from dualnet.cli.bench import command_line, count, finish
+from dualnet.cli.bench import command_line, count, device_flag, finish, gathered
 from dualnet.errors import UserError
 from dualnet.methods.resnet.settings import ResnetConfig
 
@@ -20,8 +19,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=count, default=2, metavar="N",
                         help="processes beside one, on a thread each; 1 leaves them out "
                         "(default: 2)")
-    parser.add_argument("--device", default="auto", metavar="DEVICE",
-                        help="auto, cpu, cuda or cuda:N (default: auto)")
+    device_flag(parser)
 
 
 def resnet(arguments: argparse.Namespace) -> int:
@@ -35,21 +33,16 @@ def resnet(arguments: argparse.Namespace) -> int:
     settings = ResnetConfig(net=arguments.net, batch_size=arguments.batch_size, threads=1,
                             device=arguments.device)
     device, stopwatch = machine.prepare(settings, "resnet", ("resnet",)), Stopwatch()
-    measured: dict[str, dict[str, Any]] = {}
     parts = [bench.step_rows(settings, arguments.iterations, arguments.rounds)]
     if arguments.processes > 1:
         parts.append(bench.parallel_rows(settings, arguments.processes, arguments.iterations,
                                          arguments.rounds))
-    for rounds in parts:
-        for number, rows in enumerate(rounds, start=1):
-            bench.gather(measured, rows)
-            print(f"round {number}/{arguments.rounds}  " + "  ".join(
-                f"{row['way']} {row['images_per_s']:.1f}" for row in rows), file=sys.stderr,
-                flush=True)
+    measured = [row for rounds in parts for row in gathered(
+        rounds, arguments.rounds, lambda row: f"{row['images_per_s']:.1f}")]
     given = {"net": settings.net, "batch_size": settings.batch_size,
              "iterations": arguments.iterations, "processes": arguments.processes}
     line = stopwatch.line("resnet", command_line(), arguments.rounds, given,
-                          list(measured.values()), device)
+                          measured, device)
     _print(line)
     return finish(arguments, lambda: line)
 

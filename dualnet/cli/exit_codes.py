@@ -1,5 +1,7 @@
 """Exit codes: which error ends the program with which number."""
 
+import sys
+
 from dualnet.errors import DataError, Diverged, Stopped, UserError, WrongSettings
 
 EXIT_CODES = """\
@@ -35,3 +37,12 @@ def explain(error: BaseException) -> tuple[int, str]:
         if isinstance(error, kind):
             return code, str(error)
     raise error
+
+
+def tell(error: BaseException) -> int:
+    """Say the sentence for `error`; gives the exit code.  Re-raises what is a bug."""
+    code, sentence = explain(error)
+    # One write: under torchrun, which buffers nothing, the end of the line would come apart.
+    sys.stderr.write(f"dualnet: {sentence}\n")
+    sys.stderr.flush()
+    return code

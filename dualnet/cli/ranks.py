@@ -1,12 +1,11 @@
 """What another rank than 0 does, of a training that torchrun has started."""
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dualnet.cli.exit_codes import explain
+from dualnet.cli.exit_codes import tell
 from dualnet.errors import Stopped
 
 
@@ -18,9 +17,7 @@ def help_rank_0(helper: Callable[[Any], None], settings: Any) -> int:
     try:
         helper(settings.replace(data=data.resolve(settings.data, Path(settings.data_dir))))
     except (Stopped, PeerLost) as error:
-        code, sentence = explain(error)
-        sys.stderr.write(f"dualnet: {sentence}\n")
-        sys.stderr.flush()
+        code = tell(error)
         # Sums that rank 0 has left are under way, and an orderly exit waits for them in vain.
         os._exit(code)
     return 0

@@ -135,7 +135,7 @@ def missing_text(plans: "Sequence[Plan]") -> str:
     lines: list[str] = []
     papers: dict[str, list[Plan]] = {}
     for each in plans:
-        papers.setdefault(each.target.paper.partition(",")[0], []).append(each)
+        papers.setdefault(each.target.publication, []).append(each)
         count = len(each.wanted)
         lines.append(f"{each.target.name}: {count} of {count + each.known} missing"
                      + f", {_about(each.cost_s)}" * bool(count))

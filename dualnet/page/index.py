@@ -51,7 +51,7 @@ def render(targets: Collection[Target], results: Path) -> str:
     """The page.  Raises DataError if a ledger is damaged."""
     papers: dict[str, list[Target]] = {}
     for target in targets:
-        papers.setdefault(paper_of(target), []).append(target)
+        papers.setdefault(target.publication, []).append(target)
     sections = [_paper(paper, found, results) for paper, found in papers.items()]
     contents = "".join(f"<li>{elements.link(f'#{anchor(paper)}', paper)}: "
                        f"{', '.join(target.name for target in found)}</li>"
@@ -61,11 +61,6 @@ def render(targets: Collection[Target], results: Path) -> str:
         f"<p>{said(INTRODUCTION)}</p>", f"<nav><ul>{contents}</ul></nav>",
         comparison.section(targets, results), *sections,
         _others(results), _ledgers(targets, results)]))
-
-
-def paper_of(target: Target) -> str:
-    """Author and year."""
-    return target.paper.partition(",")[0]
 
 
 def anchor(text: str) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PARENT_GONE = 1
 
+
 class Task(NamedTuple):
     """One line to be: a variant with one seed, its settings complete."""
 

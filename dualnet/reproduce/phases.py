@@ -13,7 +13,8 @@ from dualnet.methods.net2wider.settings import Net2WiderConfig
 from dualnet.methods.partition.settings import PartitionConfig
 from dualnet.methods.protocol import Record
 from dualnet.methods.single import Single
-from dualnet.pretraining import Net2Wider, Partition, Pretraining, num_parameters
+from dualnet.operations import num_parameters
+from dualnet.pretraining import Net2Wider, Partition, Pretraining
 from dualnet.reproduce.runner import Job, dataset_of, thinned
 from dualnet.reproduce.speed import clock_of
 from dualnet.reproduce.target import Outcome

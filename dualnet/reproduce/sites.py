@@ -11,6 +11,7 @@ from dualnet.methods.resist.deal import deal
 from dualnet.methods.resist.parts import as_tested, dealt_blocks, published_bytes, round_bytes
 from dualnet.methods.resist.settings import RESIST, ResistConfig
 from dualnet.methods.resist.training import Resist
+from dualnet.operations import num_parameters
 from dualnet.reproduce.runner import Job, dataset_of, thinned
 from dualnet.reproduce.target import Outcome
 from dualnet.run import Run
@@ -88,5 +89,5 @@ def gigabytes(job: Job) -> Outcome:
             f"gb_{classes}_classes_dealt": round_bytes(
                 net, blocks, deal(blocks, settings, 0)) / 1e9,
             f"parameters_{classes}_classes":
-                float(sum(parameter.numel() for parameter in net.parameters()))}
+                float(num_parameters(net))}
     return Outcome(figures, {}, machine.environment(torch.device("cpu")))

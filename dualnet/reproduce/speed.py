@@ -10,7 +10,7 @@ import torch
 from dualnet import machine, nets, session
 from dualnet.methods.partition.settings import PartitionConfig
 from dualnet.methods.partition.training import sub_model
-from dualnet.pretraining import num_parameters
+from dualnet.operations import num_parameters
 from dualnet.reproduce.runner import Job, dataset_of
 from dualnet.reproduce.target import Outcome
 from dualnet.supervised import Supervised

@@ -6,8 +6,6 @@ ratio of speeds is one of the same machine in the same minutes.
 
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from dualnet import machine, nets, session
 from dualnet.config import TrainConfig
 from dualnet.data.dataset import Dataset
 from dualnet.errors import Diverged, UserError
-from dualnet.launcher import last_words
+from dualnet.launcher import complete
 from dualnet.methods.boosted.settings import BoostedConfig
 from dualnet.methods.boosted.training import Boosted
 from dualnet.methods.protocol import Record
@@ -60,12 +58,10 @@ def in_several_processes(job: Job) -> Outcome:
     plain = _plain_speed(job, dataset, device)
     run, config = Run(job.folder / "variant"), job.folder / "settings.json"
     config.write_text(json.dumps({"method": RESNET, **job.settings.to_dict()}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-               str(count), "-m", "dualnet", "train", RESNET, "--config", str(config), "--out",
-               str(run.folder), "--overwrite", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
-    if done.returncode != 0 and run.divergence() is None:
-        raise UserError(f"training in {count} processes failed: {last_words(done.stderr)}")
+    failure = complete(["train", RESNET, "--config", str(config), "--out", str(run.folder),
+                        "--overwrite", "--quiet"], TIMEOUT_S, count)
+    if failure and run.divergence() is None:
+        raise UserError(f"training in {count} processes failed: {failure}")
     lines = run.metrics(RESNET)
     end: Any = run.divergence() or {}
     figures = {**_figures(job.settings, lines, plain), "processes": float(count)}

@@ -71,6 +71,11 @@ class Target:
     references: Sequence[str] = ()
     compared: bool = True
 
+    @property
+    def publication(self) -> str:
+        """Author and year."""
+        return self.paper.partition(",")[0]
+
     def reference_of(self, variants: Sequence[Variant], variant: Variant) -> Variant | None:
         """Of `variants`, the one that `variant` is compared with: the reference nearest before it;
         None for a reference, and where there is none."""

@@ -26,6 +26,7 @@ from dualnet.methods.resist.parts import (
 from dualnet.methods.resist.settings import DROPS, RESIST, ResistConfig
 from dualnet.nets.initial import draw_weights
 from dualnet.nets.residual import survival_by_layer
+from dualnet.operations import num_parameters
 from dualnet.optimizer import Optimizer
 from dualnet.schedules import milestones
 from dualnet.supervised import Supervised
@@ -205,7 +206,7 @@ class Resist:
         most = max(self._rounds.hands(0), key=len)
         return {"collapsed": False, "collapse_reason": "", "sites": self.settings.sites,
                 "dealt_blocks": len(self._rounds.dealt), "blocks_per_site": len(most),
-                "parameters": sum(parameter.numel() for parameter in self.net.parameters()),
+                "parameters": num_parameters(self.net),
                 "bytes_rounds": self._bytes}
 
 

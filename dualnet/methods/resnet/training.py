@@ -14,6 +14,7 @@ from dualnet.errors import UserError
 from dualnet.methods.resnet.settings import RESNET, ResnetConfig
 from dualnet.nets.initial import draw_weights
 from dualnet.nets.residual import blocks_of, survival_by_layer, survivals
+from dualnet.operations import num_parameters
 from dualnet.optim.meprop import MeProp
 from dualnet.optimizer import Optimizer, schedule_of
 from dualnet.parallel import World
@@ -152,6 +153,6 @@ class Resnet(Supervised):
     def facts(self) -> Record:
         """Processes, size of the net, and how many blocks an iteration computes on average."""
         return {**super().facts(), "processes": self.world.size,
-                "parameters": sum(parameter.numel() for parameter in self.net.parameters()),
+                "parameters": num_parameters(self.net),
                 "blocks": len(self._blocks),
                 "expected_blocks": sum(block.survival for block in self._blocks.values())}
