@@ -198,7 +198,8 @@ class RoleSession:
                 "test_accuracy_merged": last["dual/accuracy_merged"],
                 "wait_share": {name: info["wait_share"] for name, info in each.items()},
                 "pids": {name: info["pid"] for name, info in each.items()},
-                "memory_bytes": max(info["memory"] for info in each.values()),
+                # A role of another framework need not tell its memory.
+                "memory_bytes": max(info.get("memory", 0) for info in each.values()),
                 "bytes_exchanged": sum(info["bytes"] for info in each.values())})
         self._exchange.finish()
 
