@@ -68,17 +68,17 @@ def a_speed_of_an_older_line(line):
     line["measured"][0]["seconds"][0] *= 1.5
 
 
-@pytest.mark.parametrize(("name", "alter", "found"), [
-    ("thesis-table.jsonl", accuracy, ["thesis-table.png", "README.md", "index.html",
+@pytest.mark.parametrize(("name", "number", "alter", "found"), [
+    ("thesis-table.jsonl", 1, accuracy, ["thesis-table.png", "README.md", "index.html",
                                         "../README.md"]),
-    ("thesis-table.jsonl", half_of_accuracy, ["thesis-table.jsonl, line 1", "thesis-table.png",
+    ("thesis-table.jsonl", 1, half_of_accuracy, ["thesis-table.jsonl, line 1", "thesis-table.png",
                                                 "index.html"]),
-    ("thesis-9.1.jsonl", a_point_of_a_curve, ["thesis-9.1.png", "index.html"]),
-    ("bench-pipeline.jsonl", a_speed, ["bench-pipeline.png", "bench.md", "index.html",
+    ("thesis-9.1.jsonl", 1, a_point_of_a_curve, ["thesis-9.1.png", "index.html"]),
+    ("bench-pipeline.jsonl", 2, a_speed, ["bench-pipeline.png", "bench.md", "index.html",
                                          "../README.md"]),
-    ("bench-exchange.jsonl", a_speed_of_an_older_line, ["index.html"])])
-def test_a_number_changed_in_a_ledger_is_found(results, name, alter, found):
-    change(results / name, 1, alter)
+    ("bench-exchange.jsonl", 1, a_speed_of_an_older_line, ["index.html"])])
+def test_a_number_changed_in_a_ledger_is_found(results, name, number, alter, found):
+    change(results / name, number, alter)
     said = problems(results)
     assert all(any(problem.startswith(str((results / each).resolve())) for problem in said)
                for each in found)
@@ -87,8 +87,8 @@ def test_a_number_changed_in_a_ledger_is_found(results, name, alter, found):
 
 @pytest.mark.parametrize(("name", "old", "new"), [
     ("README.md", "| single | accuracy | 77.78 % ", "| single | accuracy | 77.87 % "),
-    ("bench.md", "1.51 (1.47 to 1.55)", "1.57 (1.47 to 1.55)"),
-    ("../README.md", "-->1.51 (1.47 to 1.55)<!--/-->", "-->1.61 (1.47 to 1.55)<!--/-->"),
+    ("bench.md", "1.82 (1.7 to 2.23)", "1.87 (1.7 to 2.23)"),
+    ("../README.md", "-->67.75 +- 0.57 (3)<!--/-->", "-->68.75 +- 0.57 (3)<!--/-->"),
     ("index.html", '"published">77.78 % (', '"published">77.87 % ('),
     ("compare-losses/table.csv", "single,3,0,,0,0.675733", "single,3,0,,0,0.685733"),
     ("compare-losses/runs.csv", "admm-s0,admm,0,0.6817", "admm-s0,admm,0,0.6917")])
