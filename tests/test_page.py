@@ -70,12 +70,12 @@ def a_speed_of_an_older_line(line):
 
 @pytest.mark.parametrize(("name", "number", "alter", "found"), [
     ("thesis-table.jsonl", 1, accuracy, ["thesis-table.png", "README.md", "index.html",
-                                        "../README.md"]),
+                                          "../README.md"]),
     ("thesis-table.jsonl", 1, half_of_accuracy, ["thesis-table.jsonl, line 1", "thesis-table.png",
-                                                "index.html"]),
+                                                   "index.html"]),
     ("thesis-9.1.jsonl", 1, a_point_of_a_curve, ["thesis-9.1.png", "index.html"]),
     ("bench-pipeline.jsonl", 2, a_speed, ["bench-pipeline.png", "bench.md", "index.html",
-                                         "../README.md"]),
+                                            "../README.md"]),
     ("bench-exchange.jsonl", 1, a_speed_of_an_older_line, ["index.html"])])
 def test_a_number_changed_in_a_ledger_is_found(results, name, number, alter, found):
     change(results / name, number, alter)
