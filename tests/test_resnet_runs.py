@@ -158,16 +158,19 @@ def test_a_killed_run_resumes_with_the_same_curve_bit_for_bit(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_of_which_one_is_killed_go_on_by_the_same_command(folder, alone):
-    out = folder / "two-killed"
+@pytest.mark.parametrize("processes", [2, 1])
+def test_after_one_of_two_is_killed_any_number_goes_on_by_the_same_command(folder, alone,
+                                                                           processes):
+    out = folder / f"two-killed-{processes}"
     words = words_of(folder, "plain", out, "--precision", "float64")
     process = start(folder, words, 2)
     trained_until(out, 6)
     os.kill(helper_of(process.pid, int(Run(out).environment("resnet")["pid"])), signal.SIGKILL)
     process.communicate(timeout=DEADLINE_S)
     assert process.returncode != 0 and not Run(out).summary_path.exists()
-    code, _, err = run(folder, words, 2)
+    code, _, err = run(folder, words, processes)
     assert code == 0 and "from iteration" in err, err
+    assert Run(out).summary()["processes"] == processes
     assert curve(out) == pytest.approx(curve(alone), rel=1e-12)
 
 
