@@ -72,3 +72,21 @@ def test_all_goes_on_where_a_damaged_ledger_is_mended_and_measures_nothing_befor
         plan(TARGETS["monolith-table-1"], "smoke", [0], {}, tmp_path)
     assert main(["reproduce", "--all", "--scale", "smoke", "--results", str(tmp_path)]) == 65
     assert [path.name for path in tmp_path.iterdir()] == ["monolith-table-1.jsonl"]
+
+
+def test_all_leaves_out_the_targets_whose_data_set_is_not_there(tmp_path, capsys):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    words = ["--dry-run", "--data-dir", str(tmp_path), "--results", str(tmp_path / "results")]
+    assert main(["reproduce", "--all", *words]) == 0
+    said = capsys.readouterr().out.splitlines()
+    left = {line.partition(":")[0]: line for line in said if "left out" in line}
+    assert set(left) == {"thesis-table", "partition-table-1", "partition-mnist", "resist-cifar100",
+                         "resist-svhn"}
+    assert left["resist-svhn"] == (
+        f"resist-svhn: left out, 10 measurements; svhn is not in {tmp_path}: 'dualnet data fetch "
+        f"svhn --data-dir {tmp_path}' gets it")
+    counted = [line.partition(":")[0] for line in said if " missing, about" in line]
+    assert sorted([*left, *counted]) == sorted(TARGETS)
+
+    assert main(["reproduce", "resist-svhn", *words]) == 0       # asked for by its name
+    assert capsys.readouterr().out.startswith("resist-svhn: 10 of 10 missing, about ")

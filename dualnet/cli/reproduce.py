@@ -27,7 +27,8 @@ def add(commands: Any) -> None:
         "holds already is not measured twice; the same command again goes on where it stopped.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="what to measure; see --list")
     parser.add_argument("--list", action="store_true", help="show all targets and their cost")
-    parser.add_argument("--all", action="store_true", help="measure all targets")
+    parser.add_argument("--all", action="store_true",
+                        help="measure all targets whose data set is in --data-dir")
     parser.add_argument("--dry-run", action="store_true",
                         help="list what is missing and what it costs, measure nothing")
     parser.add_argument("--report", action="store_true",
@@ -102,9 +103,13 @@ def _measure(names: Sequence[str], arguments: argparse.Namespace) -> None:
              "threads": arguments.threads}
     plans = [plan(TARGETS[name], arguments.scale, arguments.seeds, local, arguments.results,
                   arguments.again) for name in names]
+    left_out = [each for each in plans if each.lacks] if arguments.all else []
+    plans = [each for each in plans if each not in left_out]
     if arguments.dry_run:
-        print(missing_text(plans))
+        print("\n".join([*map(_left_out, left_out), missing_text(plans)]))
         return
+    for each in left_out:
+        _say(_left_out(each))
     remaining = Remaining([each.seconds for each in plans for _ in each.wanted])
     for number, each in enumerate(plans, start=1):
         left = total(later.cost_s for later in plans[number - 1:])
@@ -146,6 +151,12 @@ def missing_text(plans: "Sequence[Plan]") -> str:
     return "\n".join([*lines, f"in all: {sum(len(each.wanted) for each in plans)} measurements, "
                       f"{_about(total(each.cost_s for each in plans))}",
                       "costs are for cores that do nothing else"])
+
+
+def _left_out(plan: "Plan") -> str:
+    names, folder = " ".join(plan.lacks), plan.wanted[0].settings.data_dir
+    return (f"{plan.target.name}: left out, {len(plan.wanted)} measurements; {names} is not in "
+            f"{folder}: 'dualnet data fetch {names} --data-dir {folder}' gets it")
 
 
 def _about(seconds: float | None) -> str:

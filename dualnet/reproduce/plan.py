@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dualnet import data
 from dualnet.reproduce.ledger import Ledger
 from dualnet.reproduce.measure import Task, missing, tasks
 from dualnet.reproduce.target import Target
@@ -19,6 +20,7 @@ class Plan(NamedTuple):
     wanted   tasks to be measured
     known    number of tasks that the ledger holds, which are not measured again
     seconds  of one task, by the cost that the target states; None if it states none
+    lacks    data sets that the tasks need and that are not in the folder of the data sets
     """
 
     target: Target
@@ -26,6 +28,7 @@ class Plan(NamedTuple):
     wanted: list[Task]
     known: int
     seconds: float | None
+    lacks: list[str]
 
     @property
     def missing(self) -> dict[str, list[int]]:
@@ -55,7 +58,14 @@ def plan(target: Target, scale: str, seeds: Sequence[int], local: dict[str, Any]
     found = tasks(target, scale, seeds, local)
     wanted = found if again else missing(found, ledger)
     return Plan(target, ledger, wanted, len(found) - len(wanted),
-                seconds_of(target.cost[scale], len(target.variants(scale))))
+                seconds_of(target.cost[scale], len(target.variants(scale))), _lacking(wanted))
+
+
+def _lacking(wanted: Sequence[Task]) -> list[str]:
+    needed = {(task.settings.data, task.settings.data_dir) for task in wanted
+              if task.settings.data in data.DATASETS}
+    return sorted(name for name, folder in needed
+                  if not data.module_of(name).present(Path(folder)))
 
 
 def seconds_of(cost: str, rows: int) -> float | None:
