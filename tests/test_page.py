@@ -155,10 +155,12 @@ def measured_by_hand(folder):
         for seed, value in enumerate(values):
             config = digest(variants[name].settings.replace(seed=seed))
             ledger.append({**known, "variant": name, "seed": seed, "config": config, "ours": value,
-                           "figures": {"accuracy": value}})
+                           "figures": {"accuracy": value, "bytes_exchanged": 1e6 * value}})
     pipeline = bench_results.newest(ROOT / "results", "pipeline")
     ways = [{"way": "single", "images_per_s": [10.0, 20.0]},
-            {"way": "lockstep", "images_per_s": [15.0, 24.0]}]
+            {"way": "lockstep", "images_per_s": [15.0, 24.0]},
+            {"way": "lockstep", "size": 8, "file_system": "ext4", "seconds": [0.002, 0.004],
+             "images": {"net1": [3, 5], "net2": [2, 2]}}]
     for device in ("cpu", "cuda"):
         bench_results.ledger(folder, "pipeline").append(
             {**pipeline, "device": device, "measured": ways if device == "cpu" else []})
@@ -176,6 +178,11 @@ def measured_by_hand(folder):
     # 15 / 10 and 24 / 20
     ("bench-pipeline@cpu; lockstep / single; images_per_s; {said}", "1.35 (1.20 to 1.50)"),
     ("bench-pipeline@cpu; lockstep; images_per_s; {high:.0f}", "24"),
+    ("bench-pipeline@cpu; lockstep @ 8 ext4; milliseconds; {said}", "3.00 (2.00 to 4.00)"),
+    # 3 / 2 and 5 / 2
+    ("bench-pipeline@cpu; lockstep @ 8 ext4; images.net1 / images.net2; {said}",
+     "2.00 (1.50 to 2.50)"),
+    ("thesis-table@cpu; admm; megabytes; {mean:.2f}", "0.54"),
     ("compare-x; admm; accuracy; {mean:.1f}", "25.0"),
     ("compare-x; admm; merged; {mean:.1f}", "12.5"),
     ("compare-x; admm; difference; {said}", "-25.00 (1)"),
@@ -193,7 +200,8 @@ def test_a_mark_is_filled_with_the_number_it_names(tmp_path, mark, expected):
     "thesis-table@tpu; admm; accuracy; {mean}", "thesis-table@cpu; admm; accuracy; {median}",
     "thesis-table@cpu; frozen; accuracy; {mean}", "thesis-table@cpu; admm; accuracies; {mean}",
     "thesis-table@cpu; admm; accuracy; {mean:q}", "bench-pipeline@cuda; single; images_per_s; {n}",
-    "bench-capacity@cpu; single; images; {n}", "compare-y; admm; accuracy; {mean}", "a; b"])
+    "bench-capacity@cpu; single; images; {n}", "bench-pipeline@cpu; lockstep; images.net1; {n}",
+    "compare-y; admm; accuracy; {mean}", "a; b"])
 def test_a_mark_that_leads_to_no_number_is_named_with_its_line(tmp_path, mark):
     measured_by_hand(tmp_path)
     with pytest.raises(DataError, match=r"README\.md, line 2: expected a mark .*correct the mark"):

@@ -68,6 +68,18 @@ def newest(folder: Path, bench: str) -> Line | None:
     return lines[-1] if lines else None
 
 
+def name_of(row: Row) -> str:
+    """What tells a row from the others of its line: its way, and where it was measured if that
+    differs.
+
+    >>> name_of({"way": "single"}), name_of({"way": "mapped", "size": 65536, "file_system": "ext4"})
+    ('single', 'mapped @ 65536 ext4')
+    """
+    places = [str(row[key]) for key in ("layer", "cut", "size", "file_system") if row.get(key)]
+    way: str = row["way"] if "way" in row else row["how"]
+    return f"{way} @ {' '.join(places)}" if places else way
+
+
 class Stopwatch:
     """Notes when a benchmark began and with which code, and makes its line."""
 

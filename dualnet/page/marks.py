@@ -10,7 +10,9 @@
 A row may be `A - B`, the difference of two variants seed by seed (fields mean, low, high, n, said),
 and of a benchmark `A / B`, the ratio round by round (median, low, high, n, said).  A variant has
 mean, sd and n, and the first published value as published.  Accuracies are in percent, differences
-of them in points.
+of them in points.  Ways that were measured at several places are told apart by them, as
+`results.name_of` does: `mapped @ 65536 ext4`.  A figure of a benchmark may be `A / B` too, and a
+dot leads into what it is made of: `images.net1 / images.single`.
 """
 
 import re
@@ -28,6 +30,8 @@ from dualnet.statistics import Difference, Spread, spread
 
 MARK = re.compile(r"(<!--=)(?:([^\n]*?)(-->)[^\n]*?(<!--/-->))?")
 PERCENT = ("accuracy", "merged", "difference")
+SCALED = {"megabytes": ("bytes_exchanged", 1e-6), "milliseconds": ("seconds", 1e3),
+          "notice_milliseconds": ("notice_s", 1e3)}     # figure -> that of the ledger, its factor
 
 
 def filled(text: str, path: Path, results: Path) -> str:
@@ -85,11 +89,12 @@ def _of_target(results: Path, name: str, scale: str, row: str, figure: str) -> d
     variants = {variant.name: variant for variant in TARGETS[name].variants(scale)}
     of, _, to = row.partition(" - ")
     found = rows.lines_of(variants[of], lines, scale)
+    figure, unit = SCALED.get(figure, (figure, _unit(figure)))
     if to:
         other = rows.lines_of(variants[to], lines, scale)
-        return _difference(rows.difference(figure, found, other), _unit(figure))
-    told = _spread(spread(rows.by_seed(found, figure).values()), _unit(figure))
-    published = [_unit(figure) * each.value for each in variants[of].published.get(figure, ())
+        return _difference(rows.difference(figure, found, other), unit)
+    told = _spread(spread(rows.by_seed(found, figure).values()), unit)
+    published = [unit * each.value for each in variants[of].published.get(figure, ())
                  if each.value is not None]
     return {**told, "published": published[0]} if published else told
 
@@ -99,10 +104,23 @@ def _of_bench(results: Path, bench: str, device: str, row: str, figure: str) -> 
              if line["device"].startswith(device)]
     if not lines:
         raise ValueError("not measured")
-    ways = {each["way"]: each for each in lines[-1]["measured"]}
-    of, *to = (ways[each][figure] for each in row.split(" / "))
-    found = bench_results.spread([a / b for a, b in zip(of, *to, strict=True)] if to else of)
+    ways = {bench_results.name_of(each): each for each in lines[-1]["measured"]}
+    (way, *base), (name, *divisor) = row.split(" / "), figure.split(" / ")
+    values = _values(ways[way], name)
+    if base or divisor:
+        to = _values(ways[base[0] if base else way], divisor[0] if divisor else name)
+        values = [a / b for a, b in zip(values, to, strict=True)]
+    found = bench_results.spread(values)
     return {**found._asdict(), "said": found.said()}
+
+
+def _values(row: Mapping[str, Any], figure: str) -> list[float]:
+    """The figure round by round."""
+    name, unit = SCALED.get(figure, (figure, 1.0))
+    found: Any = row
+    for key in name.split("."):
+        found = found[key]
+    return [unit * value for value in found]
 
 
 def _of_comparison(path: Path, row: str, figure: str) -> dict[str, Any]:
