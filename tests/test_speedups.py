@@ -8,7 +8,15 @@ from dualnet.methods.boosted.settings import BoostedConfig
 from dualnet.methods.resnet.settings import ResnetConfig
 from dualnet.reproduce.runner import Job
 from dualnet.reproduce.solomatov import TARGETS
-from dualnet.reproduce.speedups import in_one_process, in_several_processes, plain_of, speed_of
+from dualnet.reproduce.speedups import (
+    GOALS,
+    goal_name,
+    in_one_process,
+    in_several_processes,
+    plain_of,
+    seconds_to,
+    speed_of,
+)
 from dualnet.reproduce.target import SCALES
 
 TARGET, = TARGETS
@@ -55,6 +63,22 @@ def test_a_speed_weighs_lines_by_their_time_and_leaves_out_the_first():
     assert speed_of(lines[:1], 10) == 1.0
 
 
+def test_the_time_to_an_accuracy_is_that_of_the_training_until_a_test_finds_it():
+    lines = [{"split": "train", "step": 2, "images_per_s": 1.0, "accuracy": 0.9},  # 20 s
+             {"split": "test", "step": 2, "accuracy": 0.2},
+             {"split": "train", "step": 4, "images_per_s": 10.0, "accuracy": 0.9},     # 2 s
+             {"split": "train", "step": 5, "images_per_s": 2.0, "accuracy": 0.9},      # 5 s
+             {"split": "test", "step": 5, "accuracy": 0.5},
+             {"split": "train", "step": 6, "images_per_s": 1.0, "accuracy": 0.9},
+             {"split": "test", "step": 6, "accuracy": 0.6}]
+    assert seconds_to(lines, 10, 0.2) == 20
+    assert seconds_to(lines, 10, 0.4) == seconds_to(lines, 10, 0.5) == pytest.approx(27)
+    assert seconds_to(lines, 10, 0.61) is None
+    for scale in SCALES:
+        for row in rows(scale).values():
+            assert set(row.published) & {goal_name(goal) for goal in GOALS}
+
+
 def test_the_plain_net_has_the_size_and_no_switch():
     for name, row in rows("cpu").items():
         plain = plain_of(row.settings)
@@ -77,6 +101,7 @@ def test_a_row_has_accuracy_and_the_ratio_of_speeds(job):
     figures = in_one_process(job).figures
     assert 0 <= figures["accuracy"] <= 1 and figures["diverged_at"] is None
     assert figures["speedup"] == figures["images_per_s"] / figures["images_per_s_plain"] > 0
+    assert {goal_name(goal) for goal in GOALS} <= set(figures)
 
 
 def test_a_row_that_diverges_says_when(job):

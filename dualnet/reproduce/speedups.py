@@ -28,6 +28,8 @@ from dualnet.run import Run
 from dualnet.train import Clock, train
 
 PROBE = 12      # iterations of the plain net
+TESTS = 5       # of a training, in equal distances; tests change nothing of what is trained
+GOALS = (0.4, 0.8, 0.9)     # test accuracies of which the time until then is told
 TIMEOUT_S = 48 * 3600.0
 
 
@@ -37,7 +39,7 @@ def in_one_process(job: Job) -> Outcome:
     device = machine.prepare(job.settings, RESNET, (RESNET,))
     plain = _plain_speed(job, dataset, device)
     try:
-        lines = _train(job.settings, dataset, device, job.folder / "variant")
+        lines = _train(_tested(job.settings), dataset, device, job.folder / "variant")
     except Diverged:
         lines = Run(job.folder / "variant").metrics(_role(job.settings))
         figures = _figures(job.settings, lines, plain)
@@ -57,7 +59,7 @@ def in_several_processes(job: Job) -> Outcome:
     dataset = dataset_of(job.settings.data, job.settings.data_dir, job.test_images)
     plain = _plain_speed(job, dataset, device)
     run, config = Run(job.folder / "variant"), job.folder / "settings.json"
-    config.write_text(json.dumps({"method": RESNET, **job.settings.to_dict()}))
+    config.write_text(json.dumps({"method": RESNET, **_tested(job.settings).to_dict()}))
     failure = complete(["train", RESNET, "--config", str(config), "--out", str(run.folder),
                         "--overwrite", "--quiet"], TIMEOUT_S, count)
     if failure and run.divergence() is None:
@@ -92,6 +94,29 @@ def speed_of(lines: Sequence[Record], batch_size: int) -> float:
     pairs = list(zip(counts, (line["images_per_s"] for line in found), strict=True))
     pairs = pairs[1:] or pairs
     return sum(count for count, _ in pairs) / sum(count / rate for count, rate in pairs)
+
+
+def seconds_to(lines: Sequence[Record], batch_size: int, goal: float) -> float | None:
+    """Seconds of training, without tests, until the first test that finds the accuracy `goal`;
+    None if none does."""
+    seconds, last = 0.0, 0
+    for line in lines:
+        if line["split"] == "test":
+            if line["accuracy"] >= goal:
+                return seconds
+        else:
+            seconds += (line["step"] - last) * batch_size / line["images_per_s"]
+            last = line["step"]
+    return None
+
+
+def goal_name(goal: float) -> str:
+    """The figure of `seconds_to`."""
+    return f"seconds_to_{100 * goal:g}_percent"
+
+
+def _tested(settings: Any) -> Any:
+    return settings.replace(eval_every=max(settings.iterations // TESTS, 1))
 
 
 def _plain_speed(job: Job, dataset: Dataset, device: torch.device) -> float:
@@ -129,7 +154,8 @@ def _figures(settings: TrainConfig, lines: Sequence[Record],
         "accuracy": tests[-1]["accuracy"] if tests else None,
         "train_accuracy": training[-1]["accuracy"], "images_per_s": speed,
         "images_per_s_plain": plain, "speedup": speed / plain, "diverged_at": None,
-        "bytes_exchanged": 0.0}
+        "bytes_exchanged": 0.0,
+        **{goal_name(goal): seconds_to(lines, settings.batch_size, goal) for goal in GOALS}}
     return figures | ({"gamma_last": judged[-1]} if judged else {})
 
 
