@@ -131,7 +131,7 @@ SECURITY = {
     7: ("the trust boundary is stated: the crc is no authentication",),
     8: ("checkpoints are read with torch.load(weights_only=True) only",),
     9: ("the pickles of CIFAR are hashed, and read without executing them",),
-    10: ("archives: data filter, caps of size and count",),
+    10: ("archives: content of the expected files only, caps of size and count",),
     11: ("downloads: https or a known hash; verified before they are put in place",),
     12: ("no eval, exec or yaml of configurations",),
     13: ("no shell; set -euo pipefail",),

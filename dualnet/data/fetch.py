@@ -148,7 +148,7 @@ def _unpack(file: OfficialFile, archive: Path, unpacked: Path) -> None:
                     if not member.isfile() or member.size > MAX_MEMBER_BYTES:
                         raise DataError(f"{archive}: {member.name} should be a file of at most "
                                         f"{MAX_MEMBER_BYTES} bytes; remove the archive")
-                    tar.extract(member, new, filter="data")
+                    _copy(tar, member, new / member.name)
         missing = [name for name in file.members if not (new / name).is_file()]
         if missing:
             raise DataError(f"{archive}: has no {', '.join(missing)}; remove the archive")
@@ -158,6 +158,16 @@ def _unpack(file: OfficialFile, archive: Path, unpacked: Path) -> None:
                         "again") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _copy(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    """Write the content of a file alone, no owner and no mode, as the filter "data" of tarfile
+    would, which Python 3.11.2 lacks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    packed = tar.extractfile(member)
+    assert packed   # it is a file
+    with packed, open(path, "wb") as whole:
+        shutil.copyfileobj(packed, whole)
 
 
 def _unpacked(file: OfficialFile, folder: Path) -> Path | None:
