@@ -15,7 +15,8 @@ from typing import NoReturn
 from dualnet.errors import Stopped
 
 PREEMPTED = 75
-# Slurm sends SIGUSR1, SIGTERM and SIGTERM again within 20 ms as it takes a node away: one request.
+# Slurm sends SIGUSR1, SIGTERM and SIGTERM again within 20 ms as it takes a node away: one request,
+# to be run again, in whichever order they arrive.
 BURST_S = 0.5
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -60,12 +61,14 @@ class StopRequest:
                           f"stopped by {name}" + (f"; {hint}" if hint else ""))
 
     def take(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler: notes the first signal; one after its burst ends the program at
-        once."""
+        """The signal handler: notes the first signal, or SIGUSR1 of its burst; one after the burst
+        ends the program at once."""
         if self.number is None:
             self.number, self._until = number, time.monotonic() + BURST_S
         elif time.monotonic() > self._until:
             leave(number, frame)
+        elif number == signal.SIGUSR1:
+            self.number = number
 
 
 @contextmanager

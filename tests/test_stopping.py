@@ -12,6 +12,7 @@ from official_files import write_cifar10
 from pairs import DEADLINE_S, ITERATIONS, ROLES, SETTINGS, is_alive, launch, undisturbed, wait_for
 
 from dualnet.run import Run
+from dualnet.stopping import StopRequest
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 75}
 
@@ -88,11 +89,12 @@ def test_a_second_signal_ends_at_once(pair):
 
 
 @pytest.mark.fault(13, "SIGUSR1 and SIGTERM at once, as Slurm sends them")
-def test_signals_at_once_are_one_request(pair, calm):
+def test_signals_at_once_are_one_request_whichever_is_first(pair, calm):
     two = pair("two")
     two.await_lines("net1", 8)
-    for process in two.processes.values():
-        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGCONT, signal.SIGTERM):
+    burst = (signal.SIGUSR1, signal.SIGTERM, signal.SIGCONT, signal.SIGTERM)
+    for process, numbers in zip(two.processes.values(), (burst, burst[::-1]), strict=True):
+        for number in numbers:
             process.send_signal(number)
     for role, process in two.processes.items():
         assert process.wait(60) == 75, two.log(role)
@@ -104,6 +106,14 @@ def test_signals_at_once_are_one_request(pair, calm):
         two.start(role)
     two.finish()
     check_weights(two.run, calm)
+
+
+def test_of_a_burst_sigusr1_counts_and_else_the_first():
+    request = StopRequest()
+    for number, counts in ((signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM),
+                           (signal.SIGUSR1, signal.SIGUSR1), (signal.SIGTERM, signal.SIGUSR1)):
+        request.take(number, None)
+        assert request.number == counts
 
 
 def test_before_the_training_a_signal_ends_at_once_and_leaves_no_run(pair):
