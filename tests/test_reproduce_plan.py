@@ -90,3 +90,17 @@ def test_all_leaves_out_the_targets_whose_data_set_is_not_there(tmp_path, capsys
 
     assert main(["reproduce", "resist-svhn", *words]) == 0       # asked for by its name
     assert capsys.readouterr().out.startswith("resist-svhn: 10 of 10 missing, about ")
+
+
+def test_a_row_is_measured_alone(tmp_path, capsys):
+    words = ["--dry-run", "--results", str(tmp_path)]
+    named = ["--variant", "frozen", "--variant", "mnist, admm"]
+    assert main(["reproduce", "thesis-table", *named, *words]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("thesis-table: 4 of 4 missing, about ")
+    assert said[1:3] == ["  frozen: seeds 0, 1", "  mnist, admm: seeds 0, 1"]
+    assert main(["reproduce", "thesis-table", "--variant", "frozn", *words]) == 2
+    assert "unknown variant 'frozn'; did you mean frozen?" in capsys.readouterr().err
+    for targets in (["thesis-table", "thesis-9.1"], []):
+        assert main(["reproduce", *targets, "--all", "--variant", "frozen", *words]) == 2
+        assert "rows of one target" in capsys.readouterr().err

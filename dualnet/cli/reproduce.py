@@ -42,6 +42,8 @@ def add(commands: Any) -> None:
                         "gpu: at most 8 minutes a run; full: as published (default: cpu)")
     parser.add_argument("--seeds", type=_seeds, default=[0, 1], metavar="N,...",
                         help="seeds to measure with (default: 0,1)")
+    parser.add_argument("--variant", action="append", default=[], metavar="NAME",
+                        help="measure this row only, of one target; may be given several times")
     parser.add_argument("--again", action="store_true",
                         help="measure what is in the ledger once more")
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), metavar="DIR",
@@ -101,8 +103,10 @@ def _measure(names: Sequence[str], arguments: argparse.Namespace) -> None:
 
     local = {"data_dir": arguments.data_dir, "device": arguments.device,
              "threads": arguments.threads}
+    if arguments.variant and len(names) != 1:
+        raise UserError("--variant names rows of one target; give that target and no other")
     plans = [plan(TARGETS[name], arguments.scale, arguments.seeds, local, arguments.results,
-                  arguments.again) for name in names]
+                  arguments.again, arguments.variant) for name in names]
     left_out = [each for each in plans if each.lacks] if arguments.all else []
     plans = [each for each in plans if each not in left_out]
     if arguments.dry_run:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dualnet import data
+from dualnet.config import choose
 from dualnet.reproduce.ledger import Ledger
 from dualnet.reproduce.measure import Task, missing, tasks
 from dualnet.reproduce.target import Target
@@ -47,18 +48,21 @@ class Plan(NamedTuple):
 
 
 def plan(target: Target, scale: str, seeds: Sequence[int], local: dict[str, Any], results: Path,
-         again: bool = False) -> Plan:
+         again: bool = False, variants: Sequence[str] = ()) -> Plan:
     """What is to be measured, and what it costs.
 
-    local  settings of this machine: data_dir, device, threads
-    again  also what the ledger holds
-    Raises DataError if the ledger is damaged.
+    local     settings of this machine: data_dir, device, threads
+    again     also what the ledger holds
+    variants  the rows that count; none: all
+    Raises DataError if the ledger is damaged, UserError for a variant that there is not.
     """
     ledger = Ledger(results, target.name)
-    found = tasks(target, scale, seeds, local)
+    names = [variant.name for variant in target.variants(scale)]
+    chosen = [choose("variant", name, names) for name in variants] or names
+    found = [task for task in tasks(target, scale, seeds, local) if task.variant.name in chosen]
     wanted = found if again else missing(found, ledger)
     return Plan(target, ledger, wanted, len(found) - len(wanted),
-                seconds_of(target.cost[scale], len(target.variants(scale))), _lacking(wanted))
+                seconds_of(target.cost[scale], len(names)), _lacking(wanted))
 
 
 def _lacking(wanted: Sequence[Task]) -> list[str]:
