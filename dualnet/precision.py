@@ -1,15 +1,19 @@
 """Training in half the bits: torch's autocast, and a loss that is scaled for float16."""
 
+import logging
+
 import torch
 from torch.amp.grad_scaler import GradScaler
 
 from dualnet.errors import UserError
 
+log = logging.getLogger("dualnet")
+
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The context of forward passes: convolutions and products in bfloat16 or float16.
 
-    Raises UserError if the device has no use for it.
+    Raises UserError if the device has no use for it; warns of a CPU that is slow at it.
     """
     if precision not in ("bfloat16", "float16"):
         return torch.autocast(device.type, enabled=False)
@@ -19,6 +23,9 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
             and not torch.cuda.is_bf16_supported(including_emulation=False)):
         raise UserError(f"--precision bfloat16: {torch.cuda.get_device_name(device)} does not "
                         "compute in it; take float16 or float32")
+    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        log.warning("this CPU has no AVX-512 and so computes bfloat16 in software, many times more "
+                    "slowly than float32")
     return torch.autocast(device.type, getattr(torch, precision))
 
 

@@ -168,6 +168,16 @@ def test_bfloat16_computes_in_bfloat16_and_stays_within_two_percent_of_the_losse
     assert found != expected
 
 
+@pytest.mark.parametrize(("capability", "warns"), [("AVX2", True), ("AVX512", False)])
+def test_a_cpu_that_computes_bfloat16_in_software_is_warned_of(monkeypatch, caplog, capability,
+                                                              warns):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    autocast("float32", CPU)
+    assert caplog.text == ""
+    autocast("bfloat16", CPU)
+    assert ("more slowly than float32" in caplog.text) == warns
+
+
 def test_float16_is_refused_on_a_cpu():
     with pytest.raises(UserError, match="float16 needs a GPU; on a CPU take bfloat16"):
         autocast("float16", CPU)
