@@ -18,7 +18,7 @@ from dualnet.bench import (
 from dualnet.bench.exchange import WARM_UP, WAYS, count_of
 from dualnet.bench.figure import draw
 from dualnet.cli import main
-from dualnet.cli.bench import sizes_of
+from dualnet.cli.bench_exchange import sizes_of
 from dualnet.errors import DataError, UserError
 from dualnet.memory import largest_batch
 from dualnet.methods.dual.settings import DualConfig

@@ -2,7 +2,7 @@
 
 import argparse
 
-from dualnet.cli.bench import command_line, count, finish
+from dualnet.cli.benching import command_line, count, finish
 
 
 def flags(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from dualnet.cli.bench import command_line, count, device_flag, finish, gathered
+from dualnet.cli.benching import command_line, count, device_flag, finish, gathered
 from dualnet.methods.monolith.settings import MONOLITH, MonolithConfig
 
 

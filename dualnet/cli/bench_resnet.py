@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from dualnet.cli.bench import command_line, count, device_flag, finish, gathered
+from dualnet.cli.benching import command_line, count, device_flag, finish, gathered
 from dualnet.errors import UserError
 from dualnet.methods.resnet.settings import ResnetConfig
 
