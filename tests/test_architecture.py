@@ -139,6 +139,18 @@ def test_every_import_points_down(path):
     assert not above, f"{module_of(path)} may not import {sorted(above)}"
 
 
+def test_no_files_import_each_other_in_a_circle():
+    modules = {module_of(path): path for path in FILES}
+    # What hands out names by importing a package's own files is in no order with them.
+    below = {name: {found for found in imports(path) & set(modules)
+                    if modules[found].name != "__init__.py" and found != name}
+             for name, path in modules.items() if path.name != "__init__.py"}
+    while below:
+        lowest = {name for name, used in below.items() if not used & set(below)}
+        assert lowest, f"a circle of imports among {sorted(below)}"
+        below = {name: used for name, used in below.items() if name not in lowest}
+
+
 def test_methods_do_not_know_each_other():
     for path in (ROOT / "dualnet" / "methods").rglob("*.py"):
         own = module_of(path).split(".")[2] if module_of(path).count(".") > 1 else ""
