@@ -134,6 +134,16 @@ def test_the_report_draws_and_renders_what_changed_and_nothing_else(results):
         "thesis-9.4.png"}
 
 
+def test_a_benchmark_leaves_no_page_that_is_behind(tmp_path, capsys):
+    words = ["bench", "capacity", "--cut", "pool2", "--results", str(tmp_path)]
+    assert main(words) == 0
+    assert not (tmp_path / files.PAGE).exists()     # which nobody has asked for
+    files.write(tmp_path)
+    assert main([*words, "--memory-limit", "5G"]) == 0
+    assert problems(tmp_path) == []
+    assert f"written: {tmp_path / files.PAGE}" in capsys.readouterr().out
+
+
 def test_verify_ends_with_one_where_something_does_not_agree(results, capsys):
     words = ["reproduce", "--verify", "--results", str(results)]
     assert main(words) == 0

@@ -96,17 +96,20 @@ def finish(arguments: argparse.Namespace, line: "Callable[[], Line]") -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """The command `bench report`."""
+    """The command `bench report`; where the folder has the page of all results, that too."""
     from dualnet.bench.report import render
     from dualnet.bench.results import REPORT
+    from dualnet.page import files
     from shared_fs import StorageError
 
     path, text = arguments.results / REPORT, render(arguments.results)
     try:
         arguments.results.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+        print(f"report: {path}")
+        for each in files.write(path.parent) if path.with_name(files.PAGE).exists() else []:
+            print(f"written: {each}")
     except OSError as error:
-        raise StorageError(f"cannot write {path} ({error.strerror}); choose another folder with "
-                           "--results") from None
-    print(f"report: {path}")
+        raise StorageError(f"cannot write {error.filename or path} ({error.strerror}); choose "
+                           "another folder with --results") from None
     return 0
