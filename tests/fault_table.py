@@ -42,7 +42,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     path = config.getoption("fault_table")
-    if path is not None and not config.option.collectonly:
+    is_worker = hasattr(config, "workerinput")      # of pytest-xdist: the first process has it all
+    if path is not None and not config.option.collectonly and not is_worker:
         config.pluginmanager.register(FaultTable(path, config.invocation_params.args))
 
 
