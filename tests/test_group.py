@@ -182,6 +182,7 @@ def test_no_question_to_the_store_waits_longer_than_its_deadline(folder):
                            timeout_s=0.5)
         assert store.add("number", 2) == 2 and store.check(["number"])
         keeper.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, keeper.pid, os.WSTOPPED)    # until then it may answer
         for ask in (lambda: store.check(["number"]), lambda: store.add("number", 1),
                     lambda: store.get("number")):
             with pytest.raises(DistNetworkError, match=f"127.0.0.1:{port} within 0.5 s"):
