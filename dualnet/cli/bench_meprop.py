@@ -2,7 +2,7 @@
 
 import argparse
 
-from dualnet.cli.benching import command_line, count, finish
+from dualnet.cli.benching import command_line, count, cpu, finish
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -13,8 +13,6 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def meprop(arguments: argparse.Namespace) -> int:
     """The command `bench meprop`."""
-    import torch
-
     from dualnet.bench import meprop as bench
     from dualnet.bench.results import Stopwatch, ratios, spread
 
@@ -30,4 +28,4 @@ def meprop(arguments: argparse.Namespace) -> int:
                   f"{spread(ratios(rows[0], row)).said():24} x as fast as dense", flush=True)
     return finish(arguments, lambda: stopwatch.line(
         "meprop", command_line(), arguments.rounds, {"count": arguments.count}, measured,
-        torch.device("cpu")))
+        cpu()))

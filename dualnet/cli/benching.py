@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dualnet.cli.rendering import render
 from dualnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,19 +98,19 @@ def finish(arguments: argparse.Namespace, line: "Callable[[], Line]") -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """The command `bench report`; where the folder has the page of all results, that too."""
-    from dualnet.bench.report import render
+    from dualnet.bench.report import render as rendered
     from dualnet.bench.results import REPORT
-    from dualnet.page import files
+    from dualnet.page.files import PAGE
     from shared_fs import StorageError
 
-    path, text = arguments.results / REPORT, render(arguments.results)
+    path, text = arguments.results / REPORT, rendered(arguments.results)
     try:
         arguments.results.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        print(f"report: {path}")
-        for each in files.write(path.parent) if path.with_name(files.PAGE).exists() else []:
-            print(f"written: {each}")
     except OSError as error:
-        raise StorageError(f"cannot write {error.filename or path} ({error.strerror}); choose "
-                           "another folder with --results") from None
+        raise StorageError(f"cannot write {path} ({error.strerror}); choose another folder with "
+                           "--results") from None
+    print(f"report: {path}")
+    if path.with_name(PAGE).exists():
+        render(arguments.results)
     return 0

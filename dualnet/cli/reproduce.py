@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualnet.cli.parser import default_data_dir
 from dualnet.cli.progress import clock_text
+from dualnet.cli.rendering import render
 from dualnet.config import choose
 from dualnet.errors import UserError
 from dualnet.reproduce.target import SCALES
@@ -82,7 +83,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
     if CAFFE_FIDELITY in names and not arguments.dry_run:
         _fidelity(arguments)
     if arguments.report or (names and not arguments.dry_run):
-        _report(arguments.results)
+        render(arguments.results)
     return _verify(arguments.results) if arguments.verify else 0
 
 
@@ -178,19 +179,6 @@ def _found(line: "Line") -> str:
              if each["value"] is not None]
     return (f"{line['variant']}, seed {line['seed']}: {text}"
             + (f" (published: {', '.join(known)})" if known else ""))
-
-
-def _report(results: Path) -> None:
-    """Draw and render what the ledgers changed."""
-    from dualnet.page import files
-    from shared_fs import StorageError
-
-    try:
-        for path in files.write(results):
-            print(f"written: {path}")
-    except OSError as error:
-        raise StorageError(f"cannot write {error.filename} ({error.strerror}); choose another "
-                           "folder with --results") from None
 
 
 def _verify(results: Path) -> int:

@@ -21,7 +21,6 @@ class Plan(NamedTuple):
     wanted   tasks to be measured
     known    number of tasks that the ledger holds, which are not measured again
     seconds  of one task, by the cost that the target states; None if it states none
-    lacks    data sets that the tasks need and that are not in the folder of the data sets
     """
 
     target: Target
@@ -29,7 +28,6 @@ class Plan(NamedTuple):
     wanted: list[Task]
     known: int
     seconds: float | None
-    lacks: list[str]
 
     @property
     def missing(self) -> dict[str, list[int]]:
@@ -38,6 +36,14 @@ class Plan(NamedTuple):
         for task in self.wanted:
             found.setdefault(task.variant.name, []).append(task.settings.seed)
         return found
+
+    @property
+    def lacks(self) -> list[str]:
+        """Data sets that the tasks need and that are not in the folder of the data sets."""
+        needed = {(task.settings.data, task.settings.data_dir) for task in self.wanted
+                  if task.settings.data in data.DATASETS}
+        return sorted(name for name, folder in needed
+                      if not data.module_of(name).present(Path(folder)))
 
     @property
     def cost_s(self) -> float | None:
@@ -62,14 +68,7 @@ def plan(target: Target, scale: str, seeds: Sequence[int], local: dict[str, Any]
     found = [task for task in tasks(target, scale, seeds, local) if task.variant.name in chosen]
     wanted = found if again else missing(found, ledger)
     return Plan(target, ledger, wanted, len(found) - len(wanted),
-                seconds_of(target.cost[scale], len(names)), _lacking(wanted))
-
-
-def _lacking(wanted: Sequence[Task]) -> list[str]:
-    needed = {(task.settings.data, task.settings.data_dir) for task in wanted
-              if task.settings.data in data.DATASETS}
-    return sorted(name for name, folder in needed
-                  if not data.module_of(name).present(Path(folder)))
+                seconds_of(target.cost[scale], len(names)))
 
 
 def seconds_of(cost: str, rows: int) -> float | None:
