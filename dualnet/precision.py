@@ -10,6 +10,13 @@ from dualnet.errors import UserError
 log = logging.getLogger("dualnet")
 
 
+def in_software(precision: str, device: str) -> bool:
+    """Whether a device of the type `device` computes `precision` many times more slowly than
+    float32: bfloat16 on a CPU without AVX-512."""
+    return (precision == "bfloat16" and device == "cpu"
+            and torch.backends.cpu.get_cpu_capability() == "AVX2")
+
+
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The context of forward passes: convolutions and products in bfloat16 or float16.
 
@@ -23,7 +30,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
             and not torch.cuda.is_bf16_supported(including_emulation=False)):
         raise UserError(f"--precision bfloat16: {torch.cuda.get_device_name(device)} does not "
                         "compute in it; take float16 or float32")
-    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+    if in_software(precision, device.type):
         log.warning("this CPU has no AVX-512 and so computes bfloat16 in software, many times more "
                     "slowly than float32")
     return torch.autocast(device.type, getattr(torch, precision))

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 
 from dualnet.cli import main
 from dualnet.errors import DataError
@@ -79,7 +80,7 @@ def test_all_leaves_out_the_targets_whose_data_set_is_not_there(tmp_path, capsys
     words = ["--dry-run", "--data-dir", str(tmp_path), "--results", str(tmp_path / "results")]
     assert main(["reproduce", "--all", *words]) == 0
     said = capsys.readouterr().out.splitlines()
-    left = {line.partition(":")[0]: line for line in said if "left out" in line}
+    left = {line.partition(":")[0]: line for line in said if f" is not in {tmp_path}" in line}
     assert set(left) == {"thesis-table", "partition-table-1", "partition-mnist", "resist-cifar100",
                          "resist-svhn"}
     assert left["resist-svhn"] == (
@@ -90,6 +91,27 @@ def test_all_leaves_out_the_targets_whose_data_set_is_not_there(tmp_path, capsys
 
     assert main(["reproduce", "resist-svhn", *words]) == 0       # asked for by its name
     assert capsys.readouterr().out.startswith("resist-svhn: 10 of 10 missing, about ")
+
+
+@pytest.mark.parametrize(("capability", "count"), [("AVX2", 2), ("AVX512", 0)])
+def test_all_leaves_out_the_rows_for_which_the_cpu_has_no_arithmetic(tmp_path, capsys, monkeypatch,
+                                                                     capability, count):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    words = ["--dry-run", "--device", "cpu", "--data-dir", str(tmp_path), "--results",
+             str(tmp_path / "results")]
+    rows = ["half precision", "pre-activation, stochastic depth, half precision"]
+    assert main(["reproduce", "--all", *words]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split("'")[1] for line in said if "no AVX-512" in line] == rows[:count]
+    assert [line for line in said if line.startswith("resnet-speedups: ") and " missing" in line] \
+        == [f"resnet-speedups: {22 - 2 * count} of {22 - 2 * count} missing, about "
+            f"{'3:00:00' if count else '3:40:00'}"]
+    assert [f"  {row}: seeds 0, 1" in said for row in rows] == [not count] * 2
+
+    # Asked for by its name
+    assert main(["reproduce", "resnet-speedups", *words]) == 0
+    assert capsys.readouterr().out.startswith("resnet-speedups: 22 of 22 missing")
 
 
 def test_a_row_is_measured_alone(tmp_path, capsys):

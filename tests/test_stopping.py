@@ -79,6 +79,8 @@ def test_a_second_signal_ends_at_once(pair):
     two = pair("two")
     two.await_lines("net1", 3)
     two.processes["net2"].send_signal(signal.SIGSTOP)
+    # What was sent before still lets it finish an iteration; then it stands.
+    wait_for(lambda: "; it has to " in two.log("net1"), "word on what net1 waits for")
     two.processes["net1"].terminate()
     # It cannot finish its iteration, as its peer is alive and may yet answer.
     with pytest.raises(subprocess.TimeoutExpired):

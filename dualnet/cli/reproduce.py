@@ -108,13 +108,14 @@ def _measure(names: Sequence[str], arguments: argparse.Namespace) -> None:
         raise UserError("--variant names rows of one target; give that target and no other")
     plans = [plan(TARGETS[name], arguments.scale, arguments.seeds, local, arguments.results,
                   arguments.again, arguments.variant) for name in names]
-    left_out = [each for each in plans if each.lacks] if arguments.all else []
-    plans = [each for each in plans if each not in left_out]
+    left_out: list[str] = []
+    if arguments.all:
+        plans, left_out = _fit(plans)
     if arguments.dry_run:
-        print("\n".join([*map(_left_out, left_out), missing_text(plans)]))
+        print("\n".join([*left_out, missing_text(plans)]))
         return
-    for each in left_out:
-        _say(_left_out(each))
+    for text in left_out:
+        _say(text)
     remaining = Remaining([each.seconds for each in plans for _ in each.wanted])
     for number, each in enumerate(plans, start=1):
         left = total(later.cost_s for later in plans[number - 1:])
@@ -158,10 +159,23 @@ def missing_text(plans: "Sequence[Plan]") -> str:
                       "costs are for cores that do nothing else"])
 
 
-def _left_out(plan: "Plan") -> str:
-    names, folder = " ".join(plan.lacks), plan.wanted[0].settings.data_dir
-    return (f"{plan.target.name}: left out, {len(plan.wanted)} measurements; {names} is not in "
-            f"{folder}: 'dualnet data fetch {names} --data-dir {folder}' gets it")
+def _fit(plans: "Sequence[Plan]") -> "tuple[list[Plan], list[str]]":
+    """What this machine can measure within the stated cost; and a sentence on each of the rest."""
+    fit, left_out = [], []
+    for plan in plans:
+        name = plan.target.name
+        if plan.lacks:
+            names, folder = " ".join(plan.lacks), plan.wanted[0].settings.data_dir
+            left_out.append(
+                f"{name}: left out, {len(plan.wanted)} measurements; {names} is not in {folder}: "
+                f"'dualnet data fetch {names} --data-dir {folder}' gets it")
+            continue
+        slow = plan.in_software
+        rest = plan.without(slow)
+        left_out += [f"{name}: '{each}' left out, as this CPU has no AVX-512 and computes bfloat16 "
+                     "in software, which takes hours; --variant measures it" for each in slow]
+        fit.append(rest)
+    return fit, left_out
 
 
 def _about(seconds: float | None) -> str:

@@ -1,12 +1,16 @@
 """What is missing in the ledgers, what it costs, and how long the rest takes."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from dualnet import data
 from dualnet.config import choose
+from dualnet.devices import device_of
+from dualnet.precision import in_software
 from dualnet.reproduce.ledger import Ledger
 from dualnet.reproduce.measure import Task, missing, tasks
 from dualnet.reproduce.target import Target
@@ -44,6 +48,20 @@ class Plan(NamedTuple):
                   if task.settings.data in data.DATASETS}
         return sorted(name for name, folder in needed
                       if not data.module_of(name).present(Path(folder)))
+
+    @property
+    def in_software(self) -> list[str]:
+        """Variants to be measured in a precision for which this machine has no arithmetic."""
+        count = torch.cuda.device_count()
+        found = [task.variant.name for task in self.wanted if in_software(
+            task.settings.precision,
+            device_of("all", ("all",), task.settings.device, count).partition(":")[0])]
+        return list(dict.fromkeys(found))
+
+    def without(self, variants: Collection[str]) -> "Plan":
+        """The same without the tasks of `variants`."""
+        return self._replace(wanted=[task for task in self.wanted
+                                     if task.variant.name not in variants])
 
     @property
     def cost_s(self) -> float | None:
