@@ -66,13 +66,15 @@ class Curves(NamedTuple):
 
 def draw(folders: Sequence[Path], paths: Sequence[Path], *,
          metrics: Iterable[str] = DEFAULT_METRICS, x: str = "iteration",
-         smoothing: float = SMOOTHING, names: Sequence[str] | None = None) -> None:
+         smoothing: float = SMOOTHING, names: Sequence[str] | None = None,
+         stamp: Mapping[str, str] | None = None) -> None:
     """Draw the runs in `folders` into each of `paths`, whose suffixes choose the format.
 
     metrics    some of METRICS; what no run has is left out
     x          "iteration", or "time" in seconds since the training began
     smoothing  weight of what came before in the bold curves, 0 to below 1
     names      what the legend calls each run; None: by the settings in which they differ
+    stamp      what is written into a PNG beside its picture
     Raises UserError for a folder without metrics or a suffix that matplotlib cannot write.
     """
     runs = _read([Run(folder) for folder in folders], names)
@@ -87,7 +89,7 @@ def draw(folders: Sequence[Path], paths: Sequence[Path], *,
         _draw_panel(axis, panel, runs, ABSCISSAE[x], smoothing)
     axes[-1, 0].set_xlabel("iteration" if x == "iteration" else "seconds of training")
     _legend(figure, runs)
-    _save(figure, paths)
+    _save(figure, paths, stamp or {})
     pyplot.close(figure)
 
 
@@ -289,13 +291,14 @@ def _key(label: str, **look: Any) -> Line2D:
     return Line2D([], [], label=label, **{"color": "black", "markersize": 6, **look})
 
 
-def _save(figure: Figure, paths: Sequence[Path]) -> None:
+def _save(figure: Figure, paths: Sequence[Path], stamp: Mapping[str, str]) -> None:
     """Write the figure; the same runs give the same bytes, so no date and no random names."""
-    undated: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    extra: dict[str, Mapping[str, Any]] = {
+        ".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": stamp}
     for path in paths:
         try:
             with matplotlib.rc_context({"svg.hashsalt": "dualnet"}):
-                figure.savefig(path, dpi=120, metadata=undated.get(path.suffix.lower(), {}))
+                figure.savefig(path, dpi=120, metadata=extra.get(path.suffix.lower(), {}))
         except ValueError as error:
             raise UserError(f"cannot write {path}: {error}") from None
         except OSError as error:

@@ -120,7 +120,7 @@ ALLOWED = {
                   "session", "statistics", "supervised", "train", "shared_fs"},
     "page": {"bench", "compare", "fingerprint", "ledger", "page", "reproduce", "statistics"},
     "cli": {"cli", "bench", "boosting", "compare", "cuts", "data", "diversity", "export",
-            "from_prototxt", "launcher", "ledger", "machine", "methods", "metrics",
+            "fingerprint", "from_prototxt", "launcher", "ledger", "machine", "methods", "metrics",
             "monolith_costs", "monolith_session", "nets", "panels", "page", "parallel", "plot",
             "pretraining", "rendezvous", "reproduce", "resist_folder", "resist_session",
             "resnet_session", "role_session", "run", "session", "shared_fs", "stopping"},

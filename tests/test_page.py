@@ -101,8 +101,8 @@ def test_a_number_changed_in_a_report_or_table_is_found(results, name, pattern):
     at = re.search(pattern, text).start(1)
     path.write_text(f"{text[:at]}{(int(text[at]) + 1) % 10}{text[at + 1:]}")
     said = problems(results)
-    # The fingerprint of the runs is in index.html, their mean in README.md.
-    assert len(said) == (3 if path.name == "runs.csv" else 1)
+    # The fingerprint of the runs is in index.html and in curves.png, their mean in README.md.
+    assert len(said) == (4 if path.name == "runs.csv" else 1)
     assert said[-1].startswith(str(path).replace("runs.csv", "table.csv"))
 
 
@@ -111,11 +111,13 @@ def test_a_figure_of_other_lines_or_of_none_is_found(results):
     (results / "thesis-9.3.png").unlink()
     shutil.copy(results / "thesis-9.2.png", results / "thesis-9.7.png")
     (results / "thesis-9.2.jsonl").rename(results / "thesis-9.8.jsonl")
+    shutil.copy(results / "compare-speed/curves.png", results / "compare-losses/curves.png")
     said = "\n".join(problems(results))
     for name, reason in (("thesis-9.1.png", "fingerprint"), ("thesis-9.3.png", "found none"),
                          ("thesis-9.7.png", "expected a target or a benchmark of that name"),
                          ("thesis-9.8.jsonl", "expected a target or a benchmark of that name"),
-                         ("thesis-9.2.png", "expected lines that it is drawn from")):
+                         ("thesis-9.2.png", "expected lines that it is drawn from"),
+                         ("compare-losses/curves.png", "fingerprint")):
         assert any(name in line and reason in line for line in said.splitlines()), name
 
 

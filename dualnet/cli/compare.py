@@ -156,7 +156,7 @@ def _tabulate(runs: Sequence["Run"], names: Sequence[str] | None,
 
     names  the variant of each run; None: by the settings in which they differ
     """
-    from dualnet import compare
+    from dualnet import compare, fingerprint
 
     table = compare.compare(runs, names)
     print(compare.text(table), end="")
@@ -164,5 +164,6 @@ def _tabulate(runs: Sequence["Run"], names: Sequence[str] | None,
         from dualnet.plot import draw
 
         folder.write(table)
-        draw([run.folder for run in runs], [folder.figure_path], names=names)
+        draw([run.folder for run in runs], [folder.figure_path], names=names,
+             stamp=fingerprint.metadata(compare.runs_csv(table)))
         print(f"curves: {folder.figure_path}\ntable: {folder.text_path}")

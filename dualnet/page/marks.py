@@ -12,7 +12,8 @@ and of a benchmark `A / B`, the ratio round by round (median, low, high, n, said
 mean, sd and n, and the first published value as published.  Accuracies are in percent, differences
 of them in points.  Ways that were measured at several places are told apart by them, as
 `results.name_of` does: `mapped @ 65536 ext4`.  A figure of a benchmark may be `A / B` too, and a
-dot leads into what it is made of: `images.net1 / images.single`.
+dot leads into what it is made of: `images.net1 / images.single`.  The row `bound` of the pipeline
+is what no schedule of two processes can beat, over the single net.
 """
 
 import re
@@ -104,12 +105,18 @@ def _of_bench(results: Path, bench: str, device: str, row: str, figure: str) -> 
              if line["device"].startswith(device)]
     if not lines:
         raise ValueError("not measured")
+    if row == "bound":
+        return _told(bench_results.bounds(lines[-1]))
     ways = {bench_results.name_of(each): each for each in lines[-1]["measured"]}
     (way, *base), (name, *divisor) = row.split(" / "), figure.split(" / ")
     values = _values(ways[way], name)
     if base or divisor:
         to = _values(ways[base[0] if base else way], divisor[0] if divisor else name)
         values = [a / b for a, b in zip(values, to, strict=True)]
+    return _told(values)
+
+
+def _told(values: list[float]) -> dict[str, Any]:
     found = bench_results.spread(values)
     return {**found._asdict(), "said": found.said()}
 

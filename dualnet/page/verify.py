@@ -53,13 +53,19 @@ def _figures(results: Path) -> Iterator[str]:
     """Figures drawn from other lines than there are, or from none."""
     wanted = {figure.path: figure.fingerprint for figure in files.figures(results)}
     for path, expected in wanted.items():
-        found = fingerprint.of_png(path)
-        if found != expected:
-            yield (f"{path}: expected the fingerprint {expected} of the lines in its ledger, found "
-                   f"{found or 'none'}; dualnet reproduce --report draws it again")
+        yield from _drawn(path, expected, "the lines in its ledger",
+                          "dualnet reproduce --report draws it again")
     for path in sorted(results.glob("*.png")):
         if path not in wanted:
             yield f"{path}: expected lines that it is drawn from, found none"
+
+
+def _drawn(path: Path, expected: str, source: str, remedy: str) -> Iterator[str]:
+    """A figure without the fingerprint of its source."""
+    found = fingerprint.of_png(path)
+    if found != expected:
+        yield (f"{path}: expected the fingerprint {expected} of {source}, found "
+               f"{found or 'none'}; {remedy}")
 
 
 def _texts(results: Path) -> Iterator[str]:
@@ -86,18 +92,22 @@ def _where_they_part(a: str | None, b: str | None) -> tuple[str, str]:
 
 
 def _comparisons(results: Path) -> Iterator[str]:
-    """Tables of `compare` that do not follow from their runs."""
+    """Tables and figures of `compare` that do not follow from their runs."""
+    for runs in sorted(results.glob("*/runs.csv")):
+        expected = fingerprint.fingerprint(runs.read_text(encoding="utf-8"))
+        yield from _drawn(runs.with_name("curves.png"), expected, str(runs),
+                          "dualnet compare draws both")
     for path in sorted(results.glob("*/table.csv")):
         runs = path.with_name("runs.csv")
         if not runs.exists():
             yield f"{path}: expected its runs in {runs}, found no such file"
             continue
-        expected = rows_csv(read_runs(runs.read_text(encoding="utf-8")))
-        rows = zip(_cells(expected), _cells(path.read_text(encoding="utf-8")), strict=False)
+        table = rows_csv(read_runs(runs.read_text(encoding="utf-8")))
+        rows = zip(_cells(table), _cells(path.read_text(encoding="utf-8")), strict=False)
         for number, (want, have) in enumerate(rows, start=1):
             if len(want) != len(have) or not all(map(_same, want, have)):
                 yield f"{path}, line {number}: expected {want} of the runs, found {have}"
-        if len(_cells(expected)) != len(_cells(path.read_text(encoding="utf-8"))):
+        if len(_cells(table)) != len(_cells(path.read_text(encoding="utf-8"))):
             yield f"{path}: expected one line per variant of {runs}"
 
 
