@@ -52,12 +52,12 @@ def lead(method: Resist, run: Run, share: Callable[[int], Any],
     start = newest_start(run, RESIST, checkpoints)
     spent = begin(method, checkpoints, start)
     share(start.step)
-    clock, last = yield from alone(method, run, checkpoints, start, spent)
+    clock, last = yield from alone(method, run, checkpoints, start, spent, method.links)
     summary = common_summary(RESIST, settings, method.facts(), clock)
     run.write_summary({
         **summary, "images_per_s": settings.sites * summary["images_per_s"],
         "processes": processes, "test_accuracy": last["accuracy"],
-        "wait_share": {RESIST: 0.0}, "pids": {RESIST: os.getpid()},
+        "wait_share": {RESIST: clock.wait_share()}, "pids": {RESIST: os.getpid()},
         "bytes_exchanged": sum(line.get(f"{RESIST}/bytes", 0) for line in run.metrics(RESIST))
         * (processes - 1) // settings.sites})
 

@@ -98,14 +98,15 @@ def _train_whole(method: Alone, settings: TrainConfig, run: Run,
         "bytes_exchanged": 0})
 
 
-def alone(method: Alone, run: Run, checkpoints: Checkpoints, start: Start,
-          spent: Spent) -> Generator[Record, None, tuple[Clock, Record]]:
-    """Train `method`, which waits for nobody, from `start` to its end, as the role of its name.
+def alone(method: Alone, run: Run, checkpoints: Checkpoints, start: Start, spent: Spent,
+          channel: Any = None) -> Generator[Record, None, tuple[Clock, Record]]:
+    """Train `method` from `start` to its end, as the only role that writes to the run.
 
-    spent  what the training up to `start` has taken
+    spent    what the training up to `start` has taken
+    channel  counts what the method waits for others and sends them, see `Clock`
     Yields each line of metrics; returns the clock and the last line.
     """
-    clock = Clock(spent=spent, done=start.step)
+    clock = Clock(channel, spent, start.step)
     save = Saver(checkpoints, method, clock, start, _keep_two(checkpoints, start))
     metrics = run.open_metrics(method.name, machine.environment(method.device))
     last: Record = {}

@@ -26,6 +26,14 @@ def one_thread():
         sys.modules["torch"].set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def calm(tmp_path_factory):
+    """The weights of a dual net that nothing has disturbed, by role."""
+    from pairs import undisturbed
+
+    return undisturbed(tmp_path_factory.mktemp("calm"))
+
+
 @pytest.fixture
 def pair(tmp_path):
     """Makes pairs of roles, each with a folder of its own, and leaves no process behind."""

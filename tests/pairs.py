@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from official_files import write_cifar10
 
 from dualnet.metrics import MetricsReader
@@ -52,6 +53,15 @@ def undisturbed(folder):
                      stdout=subprocess.DEVNULL)
     assert process.wait(DEADLINE_S) == 0
     return {role: Run(folder / "run").load_checkpoint(role, ITERATIONS)["part"] for role in ROLES}
+
+
+def check_weights(run, calm):
+    """All iterations are there, once each, and the weights are those of the undisturbed run."""
+    for role in ROLES:
+        found = run.load_checkpoint(role, ITERATIONS)["part"]
+        assert all(torch.equal(found[name], calm[role][name]) for name in calm[role])
+        steps = [line["step"] for line in run.metrics(role) if line["split"] == "train"]
+        assert steps == list(range(1, ITERATIONS + 1))
 
 
 class Pair:

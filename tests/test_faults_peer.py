@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from test_faults_folder import both, exchange, ping, pong
+from ping_pong import both, exchange, ping, pong
 from test_faults_kill import wait_until_stopped
 from test_shared_fs_processes import Role
 from test_shared_fs_restart import CHANNELS, Home, train

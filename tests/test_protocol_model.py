@@ -1,7 +1,8 @@
 """The model of the protocol: nothing goes wrong in any order of events, and each rule is needed."""
 
 import pytest
-from protocol_model import Case, Rules, search
+from protocol_model import search
+from protocol_state import Case, Rules
 
 EXHAUSTIVE = [pytest.mark.exhaustive, pytest.mark.timeout(900)]
 CASES = {

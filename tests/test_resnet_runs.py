@@ -135,6 +135,9 @@ def test_two_processes_equal_one_with_the_joined_batch(folder, alone):
     assert blocks[0] == blocks[1] and len(set(blocks[0].values())) > 2
     summaries = [Run(path).summary() for path in (alone, out)]
     assert [summary["processes"] for summary in summaries] == [1, 2]
+    # How long several wait for each other within the backward pass is not known, and not told.
+    assert [summary["wait_share"] for summary in summaries] == [{"resnet": 0.0}, {}]
+    assert "waiting" not in said
     assert summaries[0]["test_accuracy"] == summaries[1]["test_accuracy"]
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import torch
 from mounts import REFUSED, require
-from pairs import ITERATIONS, ROLES, undisturbed
+from pairs import ITERATIONS, ROLES
 
 pytestmark = pytest.mark.rig
 
@@ -69,11 +69,6 @@ def hosts(networks, pair, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", LINK)
     return {role: pair(f"host-of-{role}", "--backend", "gloo", "--peer-timeout", PEER_TIMEOUT_S,
                        roles=[role], within=networks[role]) for role in ROLES}
-
-
-@pytest.fixture(scope="module")
-def calm(tmp_path_factory):
-    return undisturbed(tmp_path_factory.mktemp("calm"))
 
 
 def check_weights(hosts, calm):

@@ -95,5 +95,5 @@ def outcome(summary: dict[str, Any]) -> str:
     shares = ", ".join(f"{role} {100 * share:.0f} %"
                        for role, share in summary["wait_share"].items())
     lines.append(f"{summary['iterations']} iterations in {summary['wall_s']:.1f} s, "
-                 f"{summary['images_per_s']:.0f} images/s; waiting: {shares}")
+                 f"{summary['images_per_s']:.0f} images/s" + f"; waiting: {shares}" * bool(shares))
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Rounds of ResIST: blocks dealt out, sub-nets trained apart, weights averaged."""
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -45,6 +46,31 @@ class Links(Protocol):
     def receive(self, site: int, tensor: Tensor) -> None:
         """Fill `tensor` with the next one that comes from `site`.  Raises PeerLost."""
         ...
+
+
+class CountedLinks:
+    """Links to other sites, and what they have cost.
+
+    wait_s      seconds in `send` and `receive`
+    bytes_sent  by this site
+    """
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+        self.wait_s, self.bytes_sent = 0.0, 0
+
+    def send(self, site: int, tensor: Tensor) -> None:
+        """Hand over `tensor`.  Raises PeerLost."""
+        started = time.monotonic()
+        self._links.send(site, tensor)
+        self.wait_s += time.monotonic() - started
+        self.bytes_sent += tensor.nbytes
+
+    def receive(self, site: int, tensor: Tensor) -> None:
+        """Fill `tensor` with the next one that comes from `site`.  Raises PeerLost."""
+        started = time.monotonic()
+        self._links.receive(site, tensor)
+        self.wait_s += time.monotonic() - started
 
 
 class Site(Supervised):
@@ -115,7 +141,7 @@ class Resist:
         draw_weights(net, settings.seed)
         self.net = as_tested(settings, net).to(device, self.dtype)
         self._rounds = Rounds(settings, net, batches, device)
-        self._links = links
+        self.links = CountedLinks(links) if links else None
         self._momentum: dict[str, Tensor] = {}
         self._bytes, self.is_whole = 0, True
 
@@ -150,13 +176,13 @@ class Resist:
         return self._records(start, found, hands)
 
     def _is_here(self, site: int) -> bool:
-        return self._links is None or site == 0
+        return self.links is None or site == 0
 
     def _hand_out(self, hands: Sequence[frozenset[str]]) -> None:
         """Send each other process the weights that it has in this round."""
         for site, hand in enumerate(hands):
-            if self._links is not None and site > 0:
-                self._links.send(site, pack(sub_net(self.net, self._rounds.absent(hand))))
+            if self.links is not None and site > 0:
+                self.links.send(site, pack(sub_net(self.net, self._rounds.absent(hand))))
 
     def _trained(self, site: int, sub: nn.Sequential, start: int) -> list[Record]:
         """Train `sub`, here or at its own process; what became of each iteration."""
@@ -165,11 +191,11 @@ class Resist:
             if self.settings.sites == 1:
                 self._momentum = method.optimizer.momentum(method.net)
             return records
-        assert self._links is not None
+        assert self.links is not None
         packed = torch.empty(packed_size(sub), dtype=self.dtype)
         figures = torch.empty(self.settings.round_end(start) - start, FIGURES, dtype=torch.float64)
-        self._links.receive(site, packed)
-        self._links.receive(site, figures)
+        self.links.receive(site, packed)
+        self.links.receive(site, figures)
         unpack(sub, packed)
         return [{"loss": loss, "accuracy": accuracy} for loss, accuracy in figures.tolist()]
 
