@@ -163,6 +163,16 @@ def test_a_variant_stands_beside_its_reference_seed_by_seed(tmp_path):
     assert row_of(report, "e").paired == "-"
 
 
+def test_a_figure_that_no_line_has_is_told_from_one_that_was_not_reached(tmp_path):
+    ledger, goal, names = Ledger(tmp_path, "t"), "seconds_to_40_percent", ("old", "slow", "fast")
+    for name, more in zip(names, ({}, {goal: None}, {goal: 7.0}), strict=True):
+        line = line_of(name, 0, 0.5)
+        ledger.append({**line, "figures": {**line["figures"], **more}})
+    report = render([target_of(*(variant_of(name, {goal: []}) for name in names))], tmp_path)
+    assert [row_of(report, name, goal).ours for name in names] == [
+        "not measured", "not reached", "7"]
+
+
 def test_a_target_without_lines_says_so_and_how_to_measure_it(tmp_path):
     report = render([target_of(variant_of("a"))], tmp_path)
     assert row_of(report, "a").ours == "not measured"

@@ -75,7 +75,7 @@ def _row(variant: Variant, figure: str, found: Sequence[Line], scale: str) -> Ro
     if not found:
         return Row(variant.name, figure, cited, NOT_MEASURED, "-", "-", "0", "-", scale, "-", "-")
     ours = spread(by_seed(found, figure).values())
-    text = "-" if ours is None else said(figure, ours.mean)
+    text = _without(figure, found) if ours is None else said(figure, ours.mean)
     steps = [f"{end:g}" for line in found
              if (end := line["figures"].get("diverged_at")) is not None]
     if steps and figure == variant.figure:
@@ -90,6 +90,13 @@ def _row(variant: Variant, figure: str, found: Sequence[Line], scale: str) -> Ro
         "; ".join(dict.fromkeys(f"{scale}: {_data(line)}" for line in found)),
         "; ".join(dict.fromkeys(_device(line) for line in found)),
         max(line["date"] for line in found)[:10])
+
+
+def _without(figure: str, found: Sequence[Line]) -> str:
+    """What stands for a figure of which no line has a value."""
+    if not any(figure in line["figures"] for line in found):
+        return NOT_MEASURED     # it is newer than the lines
+    return "not reached" if figure.startswith("seconds_to_") else "-"
 
 
 def by_seed(lines: Iterable[Line], figure: str) -> dict[int, float | None]:
