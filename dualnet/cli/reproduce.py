@@ -170,11 +170,10 @@ def _fit(plans: "Sequence[Plan]") -> "tuple[list[Plan], list[str]]":
                 f"{name}: left out, {len(plan.wanted)} measurements; {names} is not in {folder}: "
                 f"'dualnet data fetch {names} --data-dir {folder}' gets it")
             continue
-        slow = plan.in_software
-        rest = plan.without(slow)
         left_out += [f"{name}: '{each}' left out, as this CPU has no AVX-512 and computes bfloat16 "
-                     "in software, which takes hours; --variant measures it" for each in slow]
-        fit.append(rest)
+                     "in software, which takes hours; --variant measures it"
+                     for each in plan.in_software]
+        fit.append(plan.without(plan.in_software))
     return fit, left_out
 
 
