@@ -55,11 +55,12 @@ def undisturbed(folder):
     return {role: Run(folder / "run").load_checkpoint(role, ITERATIONS)["part"] for role in ROLES}
 
 
-def check_weights(run, calm):
+def check_weights(run, calm, roles=ROLES):
     """All iterations are there, once each, and the weights are those of the undisturbed run."""
-    for role in ROLES:
+    for role in roles:
         found = run.load_checkpoint(role, ITERATIONS)["part"]
-        assert all(torch.equal(found[name], calm[role][name]) for name in calm[role])
+        assert found.keys() == calm[role].keys()
+        assert all(torch.equal(found[name], value) for name, value in calm[role].items()), role
         steps = [line["step"] for line in run.metrics(role) if line["split"] == "train"]
         assert steps == list(range(1, ITERATIONS + 1))
 

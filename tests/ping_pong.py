@@ -1,6 +1,5 @@
 """Two roles that send each other numbers, in processes of their own."""
 
-
 import numpy as np
 from test_shared_fs_processes import Role
 

@@ -5,9 +5,8 @@ import subprocess
 from contextlib import ExitStack, contextmanager
 
 import pytest
-import torch
 from mounts import REFUSED, require
-from pairs import ITERATIONS, ROLES
+from pairs import ITERATIONS, ROLES, check_weights
 
 pytestmark = pytest.mark.rig
 
@@ -71,18 +70,14 @@ def hosts(networks, pair, monkeypatch):
                        roles=[role], within=networks[role]) for role in ROLES}
 
 
-def check_weights(hosts, calm):
+def check_hosts(hosts, calm):
     for role, host in hosts.items():
         host.finish()
-        found = host.weights(role)
-        assert found.keys() == calm[role].keys()
-        assert all(torch.equal(found[name], value) for name, value in calm[role].items()), role
-        steps = [line["step"] for line in host.run.metrics(role) if line["split"] == "train"]
-        assert steps == list(range(1, ITERATIONS + 1))
+        check_weights(host.run, calm, [role])
 
 
 def test_two_hosts_train_the_net_of_one_bit_for_bit(hosts, calm):
-    check_weights(hosts, calm)
+    check_hosts(hosts, calm)
 
 
 @pytest.mark.fault(66, "two network namespaces, and the link between them is set down while both "
@@ -101,6 +96,6 @@ def test_a_cut_link_ends_both_with_75_and_all_go_on_when_it_is_back(hosts, netwo
     ip("link", "set", LINK, "up", within=networks[cut_at])
     for role, host in hosts.items():
         host.start(role)
-    check_weights(hosts, calm)
+    check_hosts(hosts, calm)
     resumed = [host.starts(role) for role, host in hosts.items()]
     assert resumed[0] == resumed[1] and len(resumed[0]) == 1
